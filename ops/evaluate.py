@@ -1,0 +1,47 @@
+"""Step 3: candidate and champion read the same test lines."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Metrics, Output
+
+from ops.packages import BASE_IMAGE, SHARED, requirements
+
+
+@dsl.component(base_image=BASE_IMAGE, packages_to_install=requirements("evaluate"), embedded_artifact_path=SHARED)
+def evaluate(
+    model: str,
+    dataset: str,
+    bucket: str,
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    split: str = "test",
+) -> NamedTuple("Scores", [("cer", float), ("champion", str), ("champion_cer", float)]):  # type: ignore[valid-type]
+    """Scores a bundle and the one that serves now. Reads S3 credentials.
+
+    Args:
+        model: URI of the candidate.
+        dataset: URI of the dataset.
+        bucket: `s3://bucket` whose `models/current.json` names the champion.
+        metrics: The candidate's scores, and the champion's CER.
+        report: Worst lines as pictures with truth and reading, commonest confusions.
+        split: Lines to read.
+
+    Returns:
+        cer: Of the candidate, 0 is perfect.
+        champion: URI of the bundle that serves, "" for none.
+        champion_cer: Of the champion; 1.0 where there is none.
+    """
+    from pathlib import Path
+
+    from handwriting import evaluation, layout
+    from handwriting.store import join
+
+    champion = evaluation.find_champion(join(bucket, layout.MODELS))
+    result = evaluation.evaluate(model, dataset, split)
+    same = champion == model
+    champion_cer = (result if same else evaluation.evaluate(champion, dataset, split)).scores.cer if champion else 1.0
+    for name, value in {**result.scores.as_dict(), "champion_cer": champion_cer}.items():
+        metrics.log_metric(name, value)
+    Path(report.path).write_text(result.report, "utf-8")
+    return result.scores.cer, champion, champion_cer  # type: ignore[return-value]

@@ -1,0 +1,74 @@
+"""Makes a training line look as if another hand, pen or scanner had made it."""
+
+import cv2
+import numpy as np
+
+from handwriting.image import WHITE
+
+SHEAR = 0.35  # columns of slant per row: about 19 degrees either way
+STRETCH = 0.15  # of the width
+SQUEEZE = 0.2  # of the height: writing smaller than the line
+ROTATION = 1.0  # degrees
+WAVE = 2.5  # px by which columns and rows are displaced
+
+
+def augment(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns a changed copy of a line, readable as the same text.
+
+    Args:
+        line: uint8 [height, width], paper 255.
+        strength: 0 (nothing happens) to 1 (all of it).
+        rng: Decides what happens, so that a run can be repeated.
+
+    Returns:
+        uint8 [height, another width].
+    """
+    if strength <= 0:
+        return line
+    changed = _warp(line, strength, rng)
+    if rng.random() < 0.5 * strength:
+        changed = _pen(changed, rng)
+    if rng.random() < 0.5 * strength:
+        changed = _light(changed, strength, rng)
+    return changed
+
+
+def _warp(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Slants, stretches, shrinks, tilts and bends in one resampling."""
+    height, width = line.shape
+    stretch = 1 + STRETCH * strength * rng.uniform(-1, 1)
+    shrink = 1 - SQUEEZE * strength * rng.random()
+    shear = SHEAR * strength * rng.uniform(-1, 1)
+    tilt = np.tan(np.radians(ROTATION * strength * rng.uniform(-1, 1)))
+    out_width = max(8, round(width * stretch))
+    x, y = np.meshgrid(np.arange(out_width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    middle = height / 2
+    source_x = x / stretch + shear * (y - middle)
+    source_y = middle + (y - middle) / shrink + tilt * (x - out_width / 2) * min(1.0, 6 * height / out_width)
+    bend_x, bend_y = _smooth_noise(height, out_width, rng), _smooth_noise(height, out_width, rng)
+    return cv2.remap(line, (source_x + WAVE * strength * bend_x).astype(np.float32),
+                     (source_y + WAVE * strength * bend_y).astype(np.float32),
+                     cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=WHITE)
+
+
+def _smooth_noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Displacements between -1 and 1 that change over about a letter (elastic distortion on a coarse grid)."""
+    grid = rng.uniform(-1, 1, (max(2, height // 24), max(2, width // 24))).astype(np.float32)
+    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _pen(line: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Thickens or thins the strokes."""
+    kernel = np.ones((2, 2), np.uint8)
+    return cv2.erode(line, kernel) if rng.random() < 0.5 else cv2.dilate(line, kernel)
+
+
+def _light(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Changes gamma, blurs or adds grain."""
+    ink = (WHITE - line.astype(np.float32)) / WHITE
+    ink = ink ** np.exp(0.5 * strength * rng.uniform(-1, 1))
+    if rng.random() < 0.3:
+        ink = cv2.GaussianBlur(ink, (3, 3), 0.8)
+    if rng.random() < 0.3:
+        ink = ink + rng.normal(0, 0.08 * strength, ink.shape).astype(np.float32)
+    return (WHITE - np.clip(ink, 0, 1) * WHITE).astype(np.uint8)

@@ -1,0 +1,78 @@
+"""Scores bundles on a dataset, and finds the one to beat."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from rapidfuzz.distance import Levenshtein
+from tqdm import tqdm
+
+from handwriting.bundle import CONFIG, CURRENT, fetch_bundle
+from handwriting.dataset import Dataset, Line
+from handwriting.errors import DataError
+from handwriting.image import ImageConfig
+from handwriting.metrics import Scores, confusions, score
+from handwriting.reader import Reader
+from handwriting.report import evaluation_page
+from handwriting.store import join, open_store, read_json
+
+log = logging.getLogger(__name__)
+
+WORST = 25  # lines shown as pictures
+
+
+class Evaluation(NamedTuple):
+    """How a bundle read a split: its scores and an HTML page of what it got wrong."""
+
+    model: str
+    scores: Scores
+    report: str
+
+
+def evaluate(model_uri: str, dataset_uri: str, split: str = "test") -> Evaluation:
+    """Reads every line of a split as the predictor would, and scores the readings.
+
+    Raises:
+        MissingError: There is no such bundle or dataset.
+        DataError: The split is empty, or bundle and dataset scale lines differently.
+    """
+    with TemporaryDirectory(prefix="evaluate-") as scratch:
+        dataset = Dataset(dataset_uri, Path(scratch))
+        reader = Reader.load(fetch_bundle(model_uri))
+        _check_image(reader.config.image, dataset.manifest.image, model_uri)
+        lines = dataset.lines(split)
+        readings = [reader.read_pixels(dataset.pixels(line)).text
+                    for line in tqdm(lines, desc=f"reading {split}", unit="", disable=None)]
+        scores = score([line.text for line in lines], readings)
+        log.info("%s on %d lines of %s: CER %.4f, exact %.3f", reader.version, scores.lines, split, scores.cer,
+                 scores.exact)
+        return Evaluation(model_uri, scores, _report(dataset, lines, readings, scores, model_uri))
+
+
+def _check_image(model: ImageConfig, dataset: ImageConfig, model_uri: str) -> None:
+    if (model.height, model.version) != (dataset.height, dataset.version):
+        raise DataError(f"{model_uri} reads lines of {model.height} px (image function {model.version}), the dataset "
+                        f"holds {dataset.height} px (image function {dataset.version}); pack the data for this model")
+
+
+def _report(dataset: Dataset, lines: Sequence[Line], readings: Sequence[str], scores: Scores, model: str) -> str:
+    ranked = sorted(zip(lines, readings), reverse=True,
+                    key=lambda pair: Levenshtein.normalized_distance(pair[0].text, pair[1]))
+    worst = [(dataset.pixels(line), line.key, line.text, reading) for line, reading in ranked[:WORST]
+             if line.text != reading]
+    return evaluation_page({"model": model, "dataset": dataset.uri, **scores.as_dict()}, worst,
+                           confusions([line.text for line in lines], readings))
+
+
+def find_champion(models_uri: str) -> str:
+    """Returns the URI of the bundle that serves by `models/current.json`, or "" where none does or it is gone."""
+    store = open_store(models_uri)
+    if not store.exists(CURRENT):
+        return ""
+    version = read_json(store, CURRENT)["id"]
+    if not store.exists(f"{version}/{CONFIG}"):
+        log.warning("%s names %s, which is not there; going on without a champion", join(models_uri, CURRENT), version)
+        return ""
+    return join(store.root, version)

@@ -1,0 +1,131 @@
+"""From a picture's bytes to the line the network sees: the same function in preprocess, training and serving.
+
+Pillow decodes (it tells a truncated file from a whole one and heeds EXIF), OpenCV scales.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from handwriting.errors import ConfigError, ImageError
+
+WHITE = 255
+PAPER_PERCENTILE, INK_PERCENTILE = 75, 1
+LEAST_CONTRAST = 32  # grey levels between paper and ink; below it a blank picture's noise would be blown up to ink
+# what Pillow's codecs raise on damaged files
+DAMAGED = (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+           RuntimeError, MemoryError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How pictures become lines.
+
+    Attributes:
+        height: Height of a line in px; its width follows from the picture's aspect.
+        max_width: Widest line in px at that height.
+        min_side: Smallest usable side of a picture in px.
+        max_pixels: Most pixels of a picture; beyond it decoding would cost too much memory.
+        version: Part of a dataset's identity; raised here when the same bytes give other pixels than before.
+    """
+
+    height: int = 64
+    max_width: int = 2560
+    min_side: int = 8
+    max_pixels: int = 50_000_000
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.height % 16 or not 16 <= self.height <= 256:
+            raise ConfigError(f"height {self.height} px: give a multiple of 16 from 16 to 256")
+        if self.max_width < self.height or self.min_side < 2 or self.max_pixels < 1:
+            raise ConfigError(f"image bounds make no sense: {self}")
+
+
+def read_line(data: bytes, config: ImageConfig) -> np.ndarray:
+    """Decodes and scales one picture.
+
+    Args:
+        data: PNG, JPEG or any other picture file that Pillow reads; of an animation the first frame counts.
+        config: Height and bounds.
+
+    Returns:
+        uint8 [height, width], paper about 255, ink towards 0.
+
+    Raises:
+        ImageError: With the reason "empty", "not a picture", "truncated", "too large", "too small" or "too wide".
+    """
+    return normalize(scale(decode(data, config), config))
+
+
+def decode(data: bytes, config: ImageConfig) -> np.ndarray:
+    """Decodes a picture to uint8 grey [H, W], upright, transparent parts white. Raises as `read_line` does."""
+    if not data:
+        raise ImageError("empty", "the picture has 0 bytes; upload it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # oddities of metadata that do not touch pixels
+            picture = Image.open(io.BytesIO(data))
+            _check_size(picture.width, picture.height, config)
+            return _grey(ImageOps.exif_transpose(picture))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("too large", f"{error}; send a smaller picture") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not a picture", "the bytes are no picture that can be read; send PNG or JPEG") from error
+    except DAMAGED as error:
+        raise ImageError("truncated", f"the picture is damaged or cut off ({error}); upload it again") from error
+
+
+def _check_size(width: int, height: int, config: ImageConfig) -> None:
+    if width * height > config.max_pixels:
+        raise ImageError("too large", f"{width} x {height} px is over {config.max_pixels} pixels; send a smaller picture")
+    if min(width, height) < config.min_side:
+        raise ImageError("too small", f"{width} x {height} px: a line needs {config.min_side} px a side; scan it larger")
+
+
+def _grey(picture: Image.Image) -> np.ndarray:
+    """Converts any mode to uint8 grey; 16-bit and float pictures are scaled, not clipped."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
+        top = next((top for top in (1.0, float(WHITE)) if values.max(initial=0) <= top), 65535.0)
+        return np.clip(values * (WHITE / top), 0, WHITE).astype(np.uint8)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(paper, picture)
+    return np.asarray(picture.convert("L"))
+
+
+def scale(grey: np.ndarray, config: ImageConfig) -> np.ndarray:
+    """Scales uint8 [H, W] to the line height, keeping the aspect.
+
+    Raises:
+        ImageError: "too wide" where the line would pass `max_width`.
+    """
+    width = max(config.min_side, round(grey.shape[1] * config.height / grey.shape[0]))
+    if width > config.max_width:
+        raise ImageError("too wide", f"{grey.shape[1]} x {grey.shape[0]} px is wider than "
+                         f"{config.max_width / config.height:.0f} times its height; cut it to one line of writing")
+    shrinks = config.height < grey.shape[0]
+    return cv2.resize(grey, (width, config.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def normalize(grey: np.ndarray) -> np.ndarray:
+    """Stretches grey levels so that paper is white and ink black, whatever the scanner, lamp or pen: uint8 [H, W]."""
+    if np.percentile(grey, 50) < WHITE / 2:  # light writing on a dark ground
+        grey = WHITE - grey
+    ink, paper = np.percentile(grey, [INK_PERCENTILE, PAPER_PERCENTILE])
+    contrast = max(float(paper - ink), LEAST_CONTRAST)
+    return np.clip((grey.astype(np.float32) - (paper - contrast)) * (WHITE / contrast), 0, WHITE).astype(np.uint8)
+
+
+def to_input(line: np.ndarray) -> np.ndarray:
+    """Turns uint8 [..., height, width] into the network's float32: paper 0, ink 1, so that padding is zero."""
+    return (WHITE - line).astype(np.float32) / WHITE

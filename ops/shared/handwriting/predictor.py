@@ -1,0 +1,201 @@
+"""The HTTP application that reads lines: `POST /predict` with a picture gives its text.
+
+Bytes become a reading in `Predictor.read` alone, and everything that goes wrong becomes an answer in `_error` alone:
+a further protocol adds routes around these two.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, current_app, jsonify, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from handwriting.errors import HandwritingError, ImageError
+from handwriting.user_data import UserPictures
+
+if TYPE_CHECKING:  # the application itself needs no ONNX Runtime: the server loads the reader after its fork
+    from handwriting.ctc import Reading
+    from handwriting.reader import Reader
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 10 * 2**20
+FIELD = "file"
+IMAGE_STATUS = {"empty": 400, "too small": 400, "too wide": 400, "too large": 413}  # any other reason: 415
+RETRY_AFTER = 5  # seconds, told with every 503
+DISCARD = 4  # times the limit: how much of a refused body is read all the same
+EXAMPLE = f"send multipart/form-data, as `curl -F {FIELD}=@line.png` does"
+
+
+class Refused(HandwritingError):
+    """A request without a reading: `status` is the HTTP code, `reason` the short name a client can test for."""
+
+    def __init__(self, status: int, reason: str, message: str):
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+class Predictor:
+    """What all routes share.
+
+    Attributes:
+        reader: The loaded model; None until there is one, and every reading is refused with 503.
+        store: Keeps the pictures that could be read; None keeps nothing.
+    """
+
+    def __init__(self, reader: "Reader | None", store: UserPictures | None):
+        self.reader = reader
+        self.store = store
+
+    def read(self, picture: bytes) -> "Reading":
+        """Reads one picture and hands it to the store.
+
+        Raises:
+            ImageError: The picture cannot be used.
+            Refused: The model is not loaded yet.
+        """
+        if self.reader is None:
+            raise Refused(503, "not ready", "the model is still loading; try again in a few seconds")
+        reading = self.reader.read([picture])[0]
+        if self.store is not None:
+            self.store.add(picture)
+        return reading
+
+
+def create_app(reader: "Reader | None", store: UserPictures | None = None, max_bytes: int = MAX_BYTES) -> Flask:
+    """Makes the application.
+
+    Args:
+        reader: The loaded model; where None, set `app.extensions["predictor"].reader` when it is there.
+        store: Where users' pictures are kept, or None.
+        max_bytes: Largest request body in bytes.
+    """
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = max_bytes
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["predictor"] = Predictor(reader, store)
+    app.add_url_rule("/predict", view_func=predict, methods=["POST"])
+    app.add_url_rule("/healthz", view_func=alive)
+    app.add_url_rule("/readyz", view_func=ready)
+    app.add_url_rule("/", view_func=index)
+    app.after_request(_tell_version)
+    app.register_error_handler(Refused, _refused)
+    app.register_error_handler(ImageError, _unusable_picture)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _bug)
+    return app
+
+
+def _predictor() -> Predictor:
+    return current_app.extensions["predictor"]
+
+
+def predict() -> Response:
+    """`POST /predict`: the text of the line, or JSON with confidences where `Accept` asks for it."""
+    reading = _predictor().read(_uploaded_picture())
+    if request.accept_mimetypes.best_match(["text/plain", "application/json"]) == "application/json":
+        return jsonify(reading_json(reading))
+    return Response(reading.text, content_type="text/plain; charset=utf-8")
+
+
+def reading_json(reading: "Reading") -> dict:
+    """Returns what JSON clients get: confidences are fractions 0-1, `characters` has one for each of the text's."""
+    return {"text": reading.text, "confidence": round(reading.confidence, 4),
+            "characters": [round(value, 4) for value in reading.characters], "version": _version()}
+
+
+def alive() -> Response:
+    """`GET /healthz`: the process answers."""
+    return jsonify(status="alive")
+
+
+def ready() -> Response:
+    """`GET /readyz`: the model is loaded."""
+    if _predictor().reader is None:
+        raise Refused(503, "not ready", "the model is still loading")
+    return jsonify(ready=True, version=_version())
+
+
+def index() -> Response:
+    """`GET /`: what can be asked for."""
+    return jsonify(status="alive", version=_version(),
+                   routes={"POST /predict": EXAMPLE, "GET /healthz": "alive", "GET /readyz": "model loaded"})
+
+
+def _version() -> str:
+    reader = _predictor().reader
+    return reader.version if reader else ""
+
+
+def _uploaded_picture() -> bytes:
+    """Returns the bytes of the one file of a multipart request.
+
+    Raises:
+        Refused: There is no such file, or more than one.
+        ImageError: "empty".
+    """
+    if request.mimetype != "multipart/form-data":
+        raise Refused(400, "no multipart", f"the request is {request.mimetype or 'without a content type'}; {EXAMPLE}")
+    files = [file for _, file in request.files.items(multi=True)]
+    if not request.files.getlist(FIELD):
+        raise Refused(400, "no file", f"the request has no file in the field {FIELD!r}; {EXAMPLE}")
+    if len(files) > 1:
+        raise Refused(400, "many files", f"the request has {len(files)} files; send one picture a request")
+    picture = files[0].read()
+    if not picture:
+        raise ImageError("empty", "the picture has 0 bytes; upload it again")
+    return picture
+
+
+def _tell_version(response: Response) -> Response:
+    if version := _version():
+        response.headers["X-Model-Version"] = version
+    return response
+
+
+def _error(status: int, reason: str, message: str) -> Response:
+    """The one form of every answer that is not 200."""
+    response = jsonify(error=reason, message=message)
+    response.status_code = status
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def _refused(error: Refused) -> Response:
+    return _error(error.status, error.reason, str(error))
+
+
+def _unusable_picture(error: ImageError) -> Response:
+    return _error(IMAGE_STATUS.get(error.reason, 415), error.reason, str(error))
+
+
+def _http_error(error: HTTPException) -> Response:
+    """What Flask and Werkzeug refuse themselves: unknown routes, wrong methods, bodies over the limit, ..."""
+    status = error.code or 500
+    if status == 413:
+        limit = current_app.config["MAX_CONTENT_LENGTH"]
+        _discard_body(DISCARD * limit)
+        return _error(413, "too large", f"the request is over {limit} bytes; send a smaller picture")
+    response = _error(status, error.name.lower(), error.description or error.name)
+    if isinstance(error, MethodNotAllowed):
+        response.allow.update(error.valid_methods or [])
+    return response
+
+
+def _discard_body(most: int) -> None:
+    """Reads and forgets up to `most` bytes: a client that still sends would see a broken connection, not the answer."""
+    if "Expect" in request.headers:  # such a client waits for our answer before it sends
+        return
+    left = min(most, request.content_length or most)
+    try:
+        while left > 0 and (chunk := request.environ["wsgi.input"].read(min(left, 2**16))):
+            left -= len(chunk)
+    except OSError:  # the client is gone
+        return
+
+
+def _bug(error: Exception) -> Response:
+    log.error("internal error at %s %s", request.method, request.path, exc_info=error)
+    return _error(500, "internal error", "the server could not answer; its log tells why")

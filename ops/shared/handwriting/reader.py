@@ -1,0 +1,65 @@
+"""Reads pictures with a bundle: ONNX Runtime, no PyTorch. Serving, evaluation and the command line all read with it."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from handwriting.alphabet import Alphabet
+from handwriting.bundle import CONFIG, ONNX, BundleConfig, read_config
+from handwriting.ctc import STEP, Reading, decode_greedy
+from handwriting.errors import DataError
+from handwriting.image import read_line, to_input
+from handwriting.store import open_store
+
+log = logging.getLogger(__name__)
+
+
+class Reader:
+    """A loaded bundle; one may be used from several threads.
+
+    Attributes:
+        version: The bundle's version.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, config: BundleConfig):
+        self.session, self.config = session, config
+        self.version = config.version
+        self.alphabet = Alphabet(config.alphabet)
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 0) -> "Reader":
+        """Loads the bundle in a local folder.
+
+        Args:
+            folder: Has config.json and model.onnx.
+            threads: Of one reading; 0 lets ONNX Runtime take all cores.
+
+        Raises:
+            DataError: A file is missing or damaged.
+        """
+        config = read_config(open_store(str(folder)))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
+            raise DataError(f"{folder / ONNX} cannot be loaded ({error}); fetch the bundle of {CONFIG} again") from error
+        return cls(session, config)
+
+    def read(self, pictures: Sequence[bytes]) -> list[Reading]:
+        """Reads pictures of one line each.
+
+        Raises:
+            ImageError: A picture cannot be used.
+        """
+        return [self.read_pixels(read_line(picture, self.config.image)) for picture in pictures]
+
+    def read_pixels(self, line: np.ndarray) -> Reading:
+        """Reads one line, uint8 [height, width] as `image.read_line` gives it."""
+        padding = -line.shape[1] % STEP
+        images = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
+        log_probs = self.session.run(None, {"images": images})[0][0]
+        return decode_greedy(log_probs[:max(1, line.shape[1] // STEP)], self.alphabet)

@@ -1,0 +1,167 @@
+"""One training run from dataset to bundle, that can be repeated or interrupted at any point.
+
+`runs/<id>/` belongs to one combination of dataset, settings and code: `checkpoint` while it trains, `result.json` when
+it is done. Running it again finds the result and trains nothing.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from handwriting import sources
+from handwriting.alphabet import Alphabet
+from handwriting.bundle import CONFIG, METRICS, ONNX, WEIGHTS, as_config, write_bundle
+from handwriting.ctc import STEP
+from handwriting.dataset import Dataset
+from handwriting.errors import DataError
+from handwriting.model import CRNN, ModelConfig
+from handwriting.store import Store, join, open_store, read_json, write_json
+from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trained, Trainer
+
+log = logging.getLogger(__name__)
+
+RESULT = "result.json"
+SAME = 1e-3  # log-probabilities of PyTorch and ONNX Runtime may differ by float32 rounding, no more
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        model: URI of the bundle.
+        epochs: Metrics of each epoch, in order.
+        best: Number of the epoch in the bundle, from 1.
+        seconds: Time it trained, all its parts together.
+        trained: False where the result was there already.
+    """
+
+    model: str
+    epochs: list[dict[str, float]]
+    best: int
+    seconds: float
+    trained: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the outcome for logs, metrics and the command line."""
+        return {"model": self.model, **self.epochs[self.best - 1], "epochs": len(self.epochs),
+                "best_epoch": self.best, "seconds": round(self.seconds, 1), "trained": self.trained}
+
+    def finite_metrics(self) -> dict[str, float]:
+        """Returns the scores of the saved epoch that are numbers: KFP refuses NaN."""
+        return {name: value for name, value in self.epochs[self.best - 1].items() if math.isfinite(value)}
+
+
+def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
+          on_epoch: Callable[[int, dict[str, float]], Any] = lambda number, metrics: None) -> Run:
+    """Trains a reader and writes its bundle, or finds the one that the same run wrote before.
+
+    Args:
+        dataset_uri: A dataset, or the root of datasets (its latest).
+        models_uri: Root of the bundles.
+        runs_uri: Root of checkpoints and results.
+        model_config: Size of the network.
+        config: Schedule.
+        on_epoch: Called after each epoch with its number, from 1, and its metrics.
+
+    Raises:
+        HandwritingError: The dataset is unusable, or a store fails.
+    """
+    def report(epoch: Epoch) -> None:
+        print(epoch.katib_line(), flush=True)  # Katib reads standard output
+        on_epoch(epoch.number, epoch.metrics())
+
+    with tempfile.TemporaryDirectory(prefix="train-") as scratch:
+        dataset = Dataset(dataset_uri, Path(scratch) / "shards")
+        models = open_store(models_uri)
+        run = open_store(join(runs_uri, run_id(dataset.manifest.id, model_config, config)))
+        done = _result(run, models)
+        if done:
+            log.info("already trained on this dataset with these settings: %s", done.model)
+            return done
+        trainer = Trainer(dataset, model_config, config, run)
+        trained = trainer.run(report)
+        bundle = as_config(dataset.manifest.image, dataset.manifest.alphabet, model_config, config, dataset.manifest.id)
+        folder = Path(scratch) / "bundle"
+        export(trained, dataset, model_config, folder)
+        version = write_bundle(models, folder, bundle)
+        result = _as_result(trained, version)
+        write_json(run, RESULT, result)
+        run.delete(CHECKPOINT)
+        return _as_run(result, models, trained=True)
+
+
+def run_id(dataset: str, model_config: ModelConfig, config: TrainConfig) -> str:
+    """Returns what identifies a run: its dataset, settings and code."""
+    content = json.dumps([dataset, asdict(model_config), asdict(config), sources.digest("runs")], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _result(run: Store, models: Store) -> Run | None:
+    """Returns what this run gave before, if its bundle is still there."""
+    if not run.exists(RESULT):
+        return None
+    result = read_json(run, RESULT)
+    if not models.exists(f"{result['version']}/{CONFIG}"):
+        return None
+    return _as_run(result, models, trained=False)
+
+
+def _as_result(trained: Trained, version: str) -> dict[str, Any]:
+    return {"version": version, "best": trained.best.number, "seconds": trained.history[-1].seconds,
+            "epochs": [epoch.metrics() for epoch in trained.history]}
+
+
+def _as_run(result: dict[str, Any], models: Store, trained: bool) -> Run:
+    return Run(join(models.root, result["version"]), result["epochs"], result["best"], result["seconds"], trained)
+
+
+def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, folder: Path) -> None:
+    """Writes weights, ONNX and metrics of a finished run into `folder`, and checks the ONNX against PyTorch.
+
+    Raises:
+        DataError: The two disagree.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(trained.weights, folder / WEIGHTS)
+    model = CRNN(model_config, Alphabet(dataset.manifest.alphabet).classes)
+    model.load_state_dict(trained.weights)
+    _export_onnx(model.eval(), dataset.manifest.image.height, folder / ONNX)
+    metrics = {"best_epoch": trained.best.number, **trained.best.scores.as_dict(),
+               "epochs": [epoch.metrics() for epoch in trained.history]}
+    write_json(open_store(str(folder)), METRICS, metrics)
+
+
+def _export_onnx(model: CRNN, height: int, path: Path) -> None:
+    example = torch.zeros(1, 1, height, 64 * STEP)
+    with warnings.catch_warnings():
+        # The exporter of TorchScript: the newer one needs onnx and onnxscript in every train pod and gives no better
+        # file. Its warning on batch sizes does not hold where the LSTM makes its own initial state; checked below.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (example,), str(path), dynamo=False, opset_version=17, input_names=["images"],
+                          output_names=["log_probs"],
+                          dynamic_axes={"images": {0: "lines", 3: "width"}, "log_probs": {0: "lines", 1: "steps"}})
+    _check_onnx(model, height, path)
+
+
+@torch.inference_mode()
+def _check_onnx(model: CRNN, height: int, path: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for shape in ((1, 1, height, 24 * STEP), (3, 1, height, 150 * STEP)):
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        difference = np.abs(session.run(None, {"images": images.numpy()})[0] - model(images).numpy()).max()
+        if not difference < SAME:
+            raise DataError(f"the exported ONNX differs from PyTorch by {difference} on {shape}; "
+                            "report it with the versions of torch and onnxruntime")

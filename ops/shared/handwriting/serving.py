@@ -1,0 +1,115 @@
+"""Runs the predictor under gunicorn: `python -m handwriting.serving --model FOLDER --port 8080`.
+
+The model and the thread that keeps users' pictures are made in each worker, after its fork.
+"""
+
+import argparse
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.errors import AppImportError
+
+from handwriting.errors import HandwritingError
+from handwriting.predictor import create_app
+from handwriting.user_data import UserPictures
+
+if TYPE_CHECKING:
+    from handwriting.reader import Reader
+
+GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests first, then waiting pictures
+DRAIN = 10.0  # seconds of these for the pictures
+
+
+class Server(BaseApplication):
+    """gunicorn around one model."""
+
+    def __init__(self, model: str, data_uri: str, options: dict[str, Any]):
+        self.model, self.data_uri, self.options = model, data_uri, options
+        self.pictures: UserPictures | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self.options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Makes the application in a worker.
+
+        Raises:
+            AppImportError: The model or the bucket cannot be used: gunicorn prints this one line and ends with status
+                4, where any other error would be followed by a stack trace.
+        """
+        try:
+            reader = load_reader(self.model)
+            if self.data_uri:
+                self.pictures = UserPictures(self.data_uri)
+        except HandwritingError as error:
+            raise AppImportError(f"cannot serve {self.model}: {error}") from error
+        return create_app(reader, self.pictures)
+
+
+def load_reader(model: str) -> "Reader":
+    """Loads a bundle from a folder or an `s3://` URI.
+
+    Raises:
+        HandwritingError: There is no bundle, or it is damaged.
+    """
+    from handwriting.bundle import fetch_bundle  # here: only workers load ONNX Runtime, which does not survive a fork
+    from handwriting.reader import Reader
+
+    # One thread a reading: ONNX Runtime would take one for each core of the machine, whatever share the pod may use,
+    # and requests run beside each other anyway.
+    return Reader.load(fetch_bundle(model), threads=1)
+
+
+def _drain(arbiter: Any, worker: Any) -> None:
+    """gunicorn's hook at the end of a worker: writes the pictures that wait."""
+    if worker.app.pictures is not None:
+        worker.app.pictures.close(DRAIN)
+
+
+def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "", workers: int = 1,
+          threads: int = 4) -> None:
+    """Serves one model until SIGTERM or SIGINT, and ends the process.
+
+    Args:
+        model: Bundle folder or `s3://` URI.
+        host: Address to listen at.
+        port: TCP port.
+        data_uri: Where users' pictures are kept; empty keeps nothing.
+        workers: Processes, each with its own model in memory.
+        threads: Requests a process answers at the same time.
+
+    Raises:
+        SystemExit: Always: 0 after a signal, not 0 when the model or the address cannot be used.
+    """
+    options = {
+        "bind": f"{host}:{port}", "workers": workers, "threads": threads, "worker_class": "gthread",
+        "graceful_timeout": GRACE, "worker_exit": _drain, "preload_app": False, "accesslog": None,
+        "control_socket_disable": True,  # it would be written to the home folder, and nobody uses it
+        "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
+    }
+    Server(model, data_uri, options).run()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the command line and serves."""
+    parser = argparse.ArgumentParser(prog="python -m handwriting.serving", description="Reads lines over HTTP.")
+    parser.add_argument("--model", default=os.environ.get("STORAGE_URI"), help="bundle folder or s3:// URI")
+    parser.add_argument("--data-uri", default=os.environ.get("DATA_URI", ""), help="where users' pictures are kept")
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=4)
+    options = parser.parse_args(arguments)
+    if not options.model:
+        parser.error("give --model or set STORAGE_URI")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    serve(**vars(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Step 2: a packed dataset becomes a model bundle. Runs as a pipeline step and, unchanged, as a Katib trial."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Metrics, Output
+
+from ops.packages import BASE_IMAGE, SHARED, requirements
+
+
+@dsl.component(base_image=BASE_IMAGE, packages_to_install=requirements("train"), embedded_artifact_path=SHARED)
+def train(
+    dataset: str,
+    bucket: str,
+    metrics: Output[Metrics],
+    curves: Output[HTML],
+    comet: Output[Artifact],
+    epochs: int = 40,
+    batch: int = 16,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.01,
+    augmentation: float = 0.7,
+    patience: int = 15,
+    minutes: float = 0.0,
+    seed: int = 0,
+    hidden: int = 192,
+    layers: int = 2,
+    dropout: float = 0.2,
+) -> str:
+    """Trains a CRNN with CTC and saves the epoch with the best validation CER. Reads S3 credentials, COMET_API_KEY.
+
+    Prints a line an epoch that Katib parses. A killed run goes on from its checkpoint; a finished one is found again.
+
+    Args:
+        dataset: URI of the dataset, or of the folder of datasets (its latest).
+        bucket: `s3://bucket` that gets the bundle under `models/` and checkpoints under `runs/`.
+        metrics: Scores of the saved epoch on the validation lines.
+        curves: Loss and error rates by epoch.
+        comet: Folder with the offline Comet archive; empty where COMET_API_KEY is set.
+        epochs: Passes over the training lines, at most.
+        batch: Lines of a step.
+        learning_rate: Highest rate of the one-cycle schedule.
+        weight_decay: Of AdamW.
+        augmentation: Strength, 0 (none) to 1.
+        patience: Epochs without a better validation CER after which training stops.
+        minutes: Time limit that the schedule is shortened to; 0 for none.
+        seed: Decides weights, order and augmentation.
+        hidden: Units of each direction of each recurrent layer.
+        layers: Recurrent layers.
+        dropout: Share of features dropped while training, 0 to below 1.
+
+    Returns:
+        URI of the bundle.
+    """
+    from pathlib import Path
+
+    from handwriting import layout
+    from handwriting.model import ModelConfig
+    from handwriting.report import training_page
+    from handwriting.runs import train as run
+    from handwriting.store import join
+    from handwriting.tracking import Comet
+    from handwriting.training import TrainConfig
+
+    config = TrainConfig(epochs, batch, learning_rate, weight_decay, augmentation, patience, minutes, seed)
+    with Comet(Path(comet.path), vars(config)) as experiment:
+        result = run(dataset, join(bucket, layout.MODELS), join(bucket, layout.RUNS),
+                     ModelConfig(hidden=hidden, layers=layers, dropout=dropout), config, experiment.log_epoch)
+    for name, value in result.finite_metrics().items():
+        metrics.log_metric(name, value)
+    Path(curves.path).write_text(training_page(result.summary(), result.epochs), "utf-8")
+    return result.model

@@ -1,0 +1,1 @@
+"""How the steps are wired and started: the pipeline, its compiler, the command line, the run on one machine."""

@@ -1,0 +1,268 @@
+"""The command line: every step alone, on `s3://` URIs and local folders alike.
+
+Progress and errors go to standard error; the result is one JSON object on the last line of standard output.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docstring_parser
+
+from handwriting import layout
+from handwriting.alphabet import VIETNAMESE
+from handwriting.errors import HandwritingError, ImageError
+from handwriting.image import ImageConfig
+from handwriting.inference_service import ServiceConfig
+from handwriting.labels import LabelConfig
+from handwriting.packing import PackConfig
+from handwriting.store import join
+
+log = logging.getLogger("pipeline")
+
+Config = TypeVar("Config")
+DEFAULT_SAMPLE_BOUND = 0.10  # CER on the held-out sample lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for an error a user can mend, 2 for a wrong command line."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    try:
+        result = options.command(options)
+    except HandwritingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    if result is not None:
+        print(json.dumps(result, ensure_ascii=False))
+    return int(bool(result and result.get("failed")))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_add_pack, _add_preprocess, _add_train, _add_evaluate, _add_read, _add_serve, _add_manifest, _add_run):
+        add(commands)
+    return top
+
+
+def _command(commands: Any, function: Any) -> argparse.ArgumentParser:
+    """Adds a command named and described as its function."""
+    text = function.__doc__.strip()
+    added = commands.add_parser(function.__name__.removesuffix("_command"), help=text.splitlines()[0], description=text,
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    added.set_defaults(command=function)
+    return added
+
+
+def _add_config(command: argparse.ArgumentParser, config: type, only: Sequence[str] = ()) -> None:
+    """Adds an option for each plain field of a config; its docstring is the help."""
+    help_of = {p.arg_name: p.description for p in docstring_parser.parse(config.__doc__ or "").params}
+    for field in fields(config):
+        if field.default is MISSING or not isinstance(field.default, (int, float, str)) or only and field.name not in only:
+            continue
+        command.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
+                             help=(help_of.get(field.name) or field.name).replace("%", "%%"))
+
+
+def _config(config: type[Config], options: argparse.Namespace, **more: Any) -> Config:
+    """Makes a config from the options it added."""
+    given = {field.name: getattr(options, field.name) for field in fields(config)  # type: ignore[arg-type]
+             if hasattr(options, field.name)}
+    return config(**{**given, **more})
+
+
+def _add_packing_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--alphabet", default="", help='the characters, or "labels" to take them from the training '
+                                                        "labels (default: the 207 Vietnamese ones)")
+    _add_config(command, PackConfig, ["max_rejects"])
+    _add_config(command, ImageConfig, ["height", "max_width"])
+    _add_config(command, LabelConfig, ["min_characters", "max_characters"])
+
+
+def _pack_config(options: argparse.Namespace) -> PackConfig:
+    return PackConfig(_config(ImageConfig, options), options.alphabet or VIETNAMESE, options.max_rejects)
+
+
+def _add_pack(commands: Any) -> None:
+    command = _command(commands, pack_command)
+    command.add_argument("--data", required=True, help="s3:// prefix or folder with {train,...}/images and labels.json")
+    command.add_argument("--out", required=True, help="where datasets live; this one becomes <out>/<id>")
+    _add_packing_options(command)
+
+
+def pack_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Packs a folder in the bucket's layout into a dataset."""
+    from handwriting.packing import pack_folder
+
+    return pack_folder(options.data, options.out, _pack_config(options), _config(LabelConfig, options)).summary()
+
+
+def _add_preprocess(commands: Any) -> None:
+    command = _command(commands, preprocess_command)
+    command.add_argument("--label-studio-url", default=os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080"),
+                         help="address; the token comes from LABEL_STUDIO_TOKEN")
+    command.add_argument("--project", type=int, required=True, help="number of the project")
+    command.add_argument("--data", required=True, help="s3:// prefix of the pictures, as the tasks name it")
+    command.add_argument("--out", required=True, help="where datasets live; this one becomes <out>/<id>")
+    command.add_argument("--sync", action="store_true", help="let Label Studio look for new pictures first")
+    _add_config(command, LabelConfig, ["captioning", "caption", "quality", "bad"])
+    _add_packing_options(command)
+
+
+def preprocess_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Exports a Label Studio project and packs it into a dataset."""
+    from handwriting import label_studio
+    from handwriting.preprocessing import preprocess
+
+    client = label_studio.from_environment(options.label_studio_url)
+    return preprocess(client, options.project, options.data, options.out, _config(LabelConfig, options),
+                      _pack_config(options), options.sync).summary()
+
+
+def _add_train(commands: Any) -> None:
+    from handwriting.model import ModelConfig
+    from handwriting.training import TrainConfig
+
+    command = _command(commands, train_command)
+    command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
+    command.add_argument("--out", required=True, help="where models live; this one becomes <out>/<version>")
+    command.add_argument("--runs", default="", help="where checkpoints live (default: <out>/runs)")
+    command.add_argument("--reports", type=Path, help="local folder for curves.html and an offline Comet archive")
+    _add_config(command, TrainConfig)
+    _add_config(command, ModelConfig)
+
+
+def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Trains a reader on a dataset and writes its bundle; goes on where a killed run stopped."""
+    from handwriting.model import ModelConfig
+    from handwriting.report import training_page
+    from handwriting.runs import train
+    from handwriting.tracking import Comet
+    from handwriting.training import TrainConfig
+
+    config, model = _config(TrainConfig, options), _config(ModelConfig, options)
+    runs = options.runs or join(options.out, layout.RUNS)
+    if not options.reports:
+        return train(options.dataset, options.out, runs, model, config).summary()
+    with Comet(options.reports, vars(config)) as experiment:
+        run = train(options.dataset, options.out, runs, model, config, experiment.log_epoch)
+    (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs), "utf-8")
+    return run.summary()
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = _command(commands, evaluate_command)
+    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
+    command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
+    command.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    command.add_argument("--report", type=Path, help="HTML file for the worst lines and commonest confusions")
+
+
+def evaluate_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Scores a bundle on a split of a dataset."""
+    from handwriting.evaluation import evaluate
+
+    result = evaluate(options.model, options.dataset, options.split)
+    if options.report:
+        options.report.write_text(result.report, "utf-8")
+    return {"model": options.model, "split": options.split, **result.scores.as_dict()}
+
+
+def _add_read(commands: Any) -> None:
+    command = _command(commands, read_command)
+    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
+    command.add_argument("image", nargs="+", type=Path, help="pictures of one line each")
+
+
+def read_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Reads pictures; one that cannot be read does not stop the others, but gives exit status 1."""
+    from handwriting.bundle import fetch_bundle
+    from handwriting.reader import Reader
+
+    reader = Reader.load(fetch_bundle(options.model))
+    readings = [_read(reader, path) for path in options.image]
+    for reading in readings:
+        if "error" in reading:
+            print(f"error: {reading['image']}: {reading['error']}", file=sys.stderr)
+    return {"version": reader.version, "readings": readings, "failed": sum("error" in r for r in readings)}
+
+
+def _read(reader: Any, path: Path) -> dict[str, Any]:
+    try:
+        [reading] = reader.read([path.read_bytes()])
+        return {"image": str(path), "text": reading.text, "confidence": round(reading.confidence, 4)}
+    except (ImageError, OSError) as error:
+        return {"image": str(path), "error": str(error)}
+
+
+def _add_serve(commands: Any) -> None:
+    command = _command(commands, serve_command)
+    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
+    command.add_argument("--host", default="0.0.0.0")
+    command.add_argument("--port", type=int, default=8080)
+    command.add_argument("--data-uri", default="", help="keep users' pictures below this URI (default: keep none)")
+    command.add_argument("--workers", type=int, default=1, help="processes, each with the model in memory")
+    command.add_argument("--threads", type=int, default=4, help="requests a process answers at the same time")
+
+
+def serve_command(options: argparse.Namespace) -> None:
+    """Serves a bundle over HTTP until Ctrl-C."""
+    from handwriting.serving import serve
+
+    serve(options.model, options.host, options.port, options.data_uri, options.workers, options.threads)
+
+
+def _add_manifest(commands: Any) -> None:
+    command = _command(commands, manifest_command)
+    command.add_argument("--model-uri", required=True, help="the bundle, s3://.../models/<version>")
+    _add_config(command, ServiceConfig)
+
+
+def manifest_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Makes the InferenceService of a bundle, for `kubectl apply -f -`; needs no cluster and no bucket."""
+    from handwriting.inference_service import manifest
+
+    version = options.model_uri.rstrip("/").rpartition("/")[2]
+    return manifest(options.model_uri, version, _config(ServiceConfig, options))
+
+
+def _add_run(commands: Any) -> None:
+    command = _command(commands, run_command)
+    command.add_argument("--data", default="", help="folder in the bucket's layout (default: rendered sample lines)")
+    command.add_argument("--folder", type=Path, default=Path(".run"), help="where servers, samples and logs live")
+    command.add_argument("--once", action="store_true", help="stop after the check; status 0 where it held")
+    command.add_argument("--epochs", type=int, default=24, help="passes over the training lines, at most")
+    command.add_argument("--minutes", type=float, default=4.0, help="time limit of training")
+    command.add_argument("--max-cer", type=float, default=None,
+                         help=f"CER on the test lines above which the check fails (default: {DEFAULT_SAMPLE_BOUND} for "
+                              "the samples, 1 for --data)")
+
+
+def run_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Runs the whole loop on this machine with a real S3 server, Label Studio, pipeline and predictor.
+
+    Existing servers are used where AWS_ENDPOINT_URL_S3 (with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or
+    LABEL_STUDIO_URL (with LABEL_STUDIO_TOKEN) are set; HANDWRITING_BUCKET names the bucket, and LABEL_STUDIO_PROJECT a
+    project that is used as it is, with nothing uploaded or labelled.
+    """
+    from pipeline.local_run import LocalRun
+
+    bound = options.max_cer if options.max_cer is not None else 1.0 if options.data else DEFAULT_SAMPLE_BOUND
+    with LocalRun(options.folder, options.data, options.epochs, options.minutes) as run:
+        result = run.run(bound)
+        if not options.once:
+            run.wait()
+    return result

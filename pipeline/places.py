@@ -1,0 +1,76 @@
+"""Names of Vietnamese streets and places, from which `pipeline.samples` composes addresses.
+
+Wards (or communes and towns), districts and provinces are those in use until June 2025; the streets are ones that most
+Vietnamese towns have. The addresses made of them are invented.
+"""
+
+STREETS = (
+    "An Dương Vương", "Âu Cơ", "Bà Triệu", "Bạch Đằng", "Bùi Thị Xuân", "Cách Mạng Tháng 8", "Cao Thắng", "Chu Văn An",
+    "Chùa Bộc", "Duy Tân", "Đặng Văn Ngữ", "Điện Biên Phủ", "Đinh Tiên Hoàng", "Đoàn Thị Điểm", "Đồng Khởi", "Đội Cấn",
+    "Hai Bà Trưng", "Hàm Nghi", "Hàng Bông", "Hàng Gai", "Hồ Tùng Mậu", "Hồ Xuân Hương", "Hoàng Diệu", "Hoàng Hoa Thám",
+    "Hoàng Quốc Việt", "Huỳnh Thúc Kháng", "Huyền Trân Công Chúa", "Hùng Vương", "Kim Mã", "Lạc Long Quân", "Lê Duẩn",
+    "Lê Đại Hành", "Lê Hồng Phong", "Lê Lai", "Lê Lợi", "Lê Quý Đôn", "Lê Thánh Tôn", "Lê Văn Sỹ", "Lương Thế Vinh",
+    "Lý Thái Tổ", "Lý Thường Kiệt", "Lý Tự Trọng", "Mạc Đĩnh Chi", "Mai Chí Thọ", "Ngô Gia Tự", "Ngô Quyền",
+    "Nguyễn Du", "Nguyễn Chí Thanh", "Nguyễn Đình Chiểu", "Nguyễn Huệ", "Nguyễn Hữu Cảnh", "Nguyễn Khuyến",
+    "Nguyễn Thái Học", "Nguyễn Trãi", "Nguyễn Tri Phương", "Nguyễn Văn Cừ", "Nguyễn Viết Xuân", "Pasteur", "Phạm Hùng",
+    "Phạm Ngũ Lão", "Phan Bội Châu", "Phan Chu Trinh", "Phan Đình Phùng", "Phan Xích Long", "Phó Đức Chính",
+    "Quang Trung", "Tạ Hiện", "Tây Sơn", "Thái Hà", "Thụy Khuê", "Tô Hiến Thành", "Tôn Đức Thắng", "Tôn Thất Tùng",
+    "Tố Hữu", "Trần Hưng Đạo", "Trần Nhân Tông", "Trần Phú", "Trần Quốc Toản", "Triệu Việt Vương", "Trường Chinh",
+    "Trương Định", "Văn Cao", "Vạn Kiếp", "Võ Nguyên Giáp", "Võ Thị Sáu", "Võ Văn Kiệt", "Xô Viết Nghệ Tĩnh", "Yên Đỗ",
+    "Yết Kiêu", "Ỷ Lan",
+)
+
+HAMLETS = (
+    "An Thượng", "Bình Hòa", "Cẩm Tú", "Chợ Mới", "Đoài", "Đông Phước", "Hạ Lũng", "Lỗ Khê", "Mỹ Lợi", "Ngọc Nhị",
+    "Phú Mỹ", "Rạch Gốc", "Tây Hạ", "Thượng Cát", "Trung Nghĩa", "Vĩnh Thuận", "Xuân Đỗ", "Yên Sở",
+)
+
+PLACES = (  # ward, district, province
+    ("Hàng Bạc", "Hoàn Kiếm", "Hà Nội"), ("Tràng Tiền", "Hoàn Kiếm", "Hà Nội"), ("Ngọc Hà", "Ba Đình", "Hà Nội"),
+    ("Dịch Vọng", "Cầu Giấy", "Hà Nội"), ("Nghĩa Đô", "Cầu Giấy", "Hà Nội"), ("Láng Hạ", "Đống Đa", "Hà Nội"),
+    ("Bạch Mai", "Hai Bà Trưng", "Hà Nội"), ("Quảng An", "Tây Hồ", "Hà Nội"), ("Văn Quán", "Hà Đông", "Hà Nội"),
+    ("Khương Đình", "Thanh Xuân", "Hà Nội"), ("Bồ Đề", "Long Biên", "Hà Nội"), ("Bát Tràng", "Gia Lâm", "Hà Nội"),
+    ("Bến Nghé", "Quận 1", "TP.HCM"), ("Đa Kao", "Quận 1", "TP.HCM"), ("Võ Thị Sáu", "Quận 3", "TP.HCM"),
+    ("Tân Phong", "Quận 7", "TP.HCM"), ("Hiệp Thành", "Quận 12", "TP.HCM"), ("Thảo Điền", "Thủ Đức", "TP.HCM"),
+    ("An Lạc", "Bình Tân", "TP.HCM"), ("Tây Thạnh", "Tân Phú", "TP.HCM"), ("Tân Thông Hội", "Củ Chi", "TP.HCM"),
+    ("Thạch Thang", "Hải Châu", "Đà Nẵng"), ("Mỹ An", "Ngũ Hành Sơn", "Đà Nẵng"), ("An Hải Bắc", "Sơn Trà", "Đà Nẵng"),
+    ("Xuân Hà", "Thanh Khê", "Đà Nẵng"), ("Khuê Trung", "Cẩm Lệ", "Đà Nẵng"), ("Hòa Phước", "Hòa Vang", "Đà Nẵng"),
+    ("Lạch Tray", "Ngô Quyền", "Hải Phòng"), ("Dư Hàng", "Lê Chân", "Hải Phòng"), ("Đằng Hải", "Hải An", "Hải Phòng"),
+    ("Núi Đèo", "Thủy Nguyên", "Hải Phòng"), ("Cái Khế", "Ninh Kiều", "Cần Thơ"), ("Lê Bình", "Cái Răng", "Cần Thơ"),
+    ("Long Hòa", "Bình Thủy", "Cần Thơ"), ("Thới An", "Ô Môn", "Cần Thơ"), ("Vỹ Dạ", "TP. Huế", "TT-Huế"),
+    ("Tứ Hạ", "Hương Trà", "Huế"), ("Lăng Cô", "Phú Lộc", "Huế"), ("Minh An", "Hội An", "Quảng Nam"),
+    ("An Mỹ", "Tam Kỳ", "Quảng Nam"), ("Ái Nghĩa", "Đại Lộc", "Quảng Nam"), ("Phổ Thạnh", "Đức Phổ", "Quảng Ngãi"),
+    ("Châu Ổ", "Bình Sơn", "Quảng Ngãi"), ("Ghềnh Ráng", "Quy Nhơn", "Bình Định"),
+    ("Phú Phong", "Tây Sơn", "Bình Định"), ("Bồng Sơn", "Hoài Nhơn", "Bình Định"), ("Phú Đông", "Tuy Hòa", "Phú Yên"),
+    ("Chí Thạnh", "Tuy An", "Phú Yên"), ("Lộc Thọ", "Nha Trang", "Khánh Hòa"), ("Cam Nghĩa", "Cam Ranh", "Khánh Hòa"),
+    ("Vạn Giã", "Vạn Ninh", "Khánh Hòa"), ("Đô Vinh", "Phan Rang", "Ninh Thuận"),
+    ("Mũi Né", "Phan Thiết", "Bình Thuận"), ("Lộc Tiến", "Bảo Lộc", "Lâm Đồng"),
+    ("Phan Rí Cửa", "Tuy Phong", "Bình Thuận"), ("Xuân Trường", "Đà Lạt", "Lâm Đồng"),
+    ("Ea Drăng", "Ea H'leo", "Đắk Lắk"), ("Tân Lợi", "Buôn Ma Thuột", "Đắk Lắk"), ("Quảng Phú", "Cư M'gar", "Đắk Lắk"),
+    ("Ia Kring", "Pleiku", "Gia Lai"), ("An Bình", "An Khê", "Gia Lai"), ("Plei Kần", "Ngọc Hồi", "Kon Tum"),
+    ("Kiến Đức", "Đắk R'lấp", "Đắk Nông"), ("Bến Thủy", "Vinh", "Nghệ An"), ("Nghi Hương", "Cửa Lò", "Nghệ An"),
+    ("Kim Liên", "Nam Đàn", "Nghệ An"), ("Nghèn", "Can Lộc", "Hà Tĩnh"), ("Trường Sơn", "Sầm Sơn", "Thanh Hóa"),
+    ("Ngọc Trạo", "Bỉm Sơn", "Thanh Hóa"), ("Đồng Phú", "Đồng Hới", "Quảng Bình"),
+    ("Phong Nha", "Bố Trạch", "Quảng Bình"), ("Hồ Xá", "Vĩnh Linh", "Quảng Trị"),
+    ("Khe Sanh", "Hướng Hóa", "Quảng Trị"), ("Phát Diệm", "Kim Sơn", "Ninh Bình"), ("Cổ Lễ", "Trực Ninh", "Nam Định"),
+    ("Diêm Điền", "Thái Thụy", "Thái Bình"), ("Đồng Văn", "Duy Tiên", "Hà Nam"),
+    ("Hiến Nam", "TP. Hưng Yên", "Hưng Yên"), ("Bần Yên Nhân", "Mỹ Hào", "Hưng Yên"),
+    ("Sao Đỏ", "Chí Linh", "Hải Dương"), ("Đình Bảng", "Từ Sơn", "Bắc Ninh"), ("Phố Mới", "Quế Võ", "Bắc Ninh"),
+    ("Chũ", "Lục Ngạn", "Bắc Giang"), ("Bãi Cháy", "Hạ Long", "Quảng Ninh"), ("Cẩm Trung", "Cẩm Phả", "Quảng Ninh"),
+    ("Ka Long", "Móng Cái", "Quảng Ninh"), ("Đồng Đăng", "Cao Lộc", "Lạng Sơn"),
+    ("Hợp Giang", "TP. Cao Bằng", "Cao Bằng"), ("Ba Hàng", "Phổ Yên", "Thái Nguyên"),
+    ("Na Hang", "Na Hang", "Tuyên Quang"), ("Cốc Lếu", "TP. Lào Cai", "Lào Cai"), ("Cầu Mây", "Sa Pa", "Lào Cai"),
+    ("Pú Trạng", "Nghĩa Lộ", "Yên Bái"), ("Gia Cẩm", "Việt Trì", "Phú Thọ"), ("Tích Sơn", "Vĩnh Yên", "Vĩnh Phúc"),
+    ("Xuân Hòa", "Phúc Yên", "Vĩnh Phúc"), ("Phương Lâm", "TP. Hòa Bình", "Hòa Bình"),
+    ("Quyết Tâm", "TP. Sơn La", "Sơn La"), ("Chợ Rã", "Ba Bể", "Bắc Kạn"), ("Him Lam", "Điện Biên Phủ", "Điện Biên"),
+    ("Trảng Dài", "Biên Hòa", "Đồng Nai"), ("Xuân An", "Long Khánh", "Đồng Nai"),
+    ("Phú Cường", "Thủ Dầu Một", "Bình Dương"), ("Lái Thiêu", "Thuận An", "Bình Dương"),
+    ("Thắng Tam", "Vũng Tàu", "BR-VT"), ("Phước Hưng", "Bà Rịa", "BR-VT"), ("Hiệp Ninh", "TP. Tây Ninh", "Tây Ninh"),
+    ("An Lộc", "Bình Long", "Bình Phước"), ("Khánh Hậu", "Tân An", "Long An"), ("Tân Long", "Mỹ Tho", "Tiền Giang"),
+    ("Phú Khương", "TP. Bến Tre", "Bến Tre"), ("Long Đức", "TP. Trà Vinh", "Trà Vinh"),
+    ("Cái Vồn", "Bình Minh", "Vĩnh Long"), ("Mỹ Phú", "Cao Lãnh", "Đồng Tháp"), ("Tân Quy Đông", "Sa Đéc", "Đồng Tháp"),
+    ("Mỹ Bình", "Long Xuyên", "An Giang"), ("Núi Sam", "Châu Đốc", "An Giang"), ("Vĩnh Lạc", "Rạch Giá", "Kiên Giang"),
+    ("Dương Đông", "Phú Quốc", "Kiên Giang"), ("Pháo Đài", "Hà Tiên", "Kiên Giang"),
+    ("Lái Hiếu", "Ngã Bảy", "Hậu Giang"), ("Khánh Hòa", "Vĩnh Châu", "Sóc Trăng"), ("Hộ Phòng", "Giá Rai", "Bạc Liêu"),
+    ("Nhà Mát", "TP. Bạc Liêu", "Bạc Liêu"), ("Tân Xuyên", "TP. Cà Mau", "Cà Mau"), ("Rạch Gốc", "Ngọc Hiển", "Cà Mau"),
+)

@@ -1,0 +1,135 @@
+"""Real servers, started once a session, and a server that misbehaves on order."""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+SERVER_FIXTURES = {"s3", "bucket", "label_studio", "personal_token"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what starts a server, so that `-m "not servers"` leaves it out."""
+    for item in items:
+        if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """A real SeaweedFS that the whole session's boto3 talks to."""
+    from pipeline.servers import start_seaweedfs
+
+    with start_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server, pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+            patch.delenv(name, raising=False)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(s3):
+    """The name of a new, empty bucket."""
+    import boto3
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory):
+    """A real Label Studio; takes half a minute to start."""
+    import os
+
+    from pipeline.servers import VENV_VARIABLE, ensure_label_studio_venv, start_label_studio
+
+    if not os.environ.get(VENV_VARIABLE) and not (ROOT / ".run" / "label-studio-venv" / "installed.txt").exists():
+        pytest.skip(f"no Label Studio: name a virtual environment that has it in {VENV_VARIABLE}, or `make run` once")
+    environment = ensure_label_studio_venv(ROOT / ".run")
+    with start_label_studio(tmp_path_factory.mktemp("label_studio"), environment) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def personal_token(label_studio):
+    """A personal access token of the real Label Studio's user."""
+    from handwriting.label_studio import LabelStudio
+
+    return LabelStudio(label_studio.url, label_studio.token).json("POST", "/api/token/")["token"]
+
+
+class Answer(NamedTuple):
+    """What the fake server says to one request."""
+
+    status: int = 200
+    body: Any = None
+    headers: dict[str, str] = {}
+    delay: float = 0
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Answers each `METHOD /path` with its list of answers in turn, the last one for ever; keeps all requests."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: dict[str, list[Answer]] = {}
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def asked(self, start: str) -> int:
+        """Counts the requests so far that begin with `start`."""
+        return sum(request[0].startswith(start) for request in self.requests)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeServer
+
+    def log_message(self, *ignored):
+        pass
+
+    def _answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        key = f"{self.command} {self.path.partition('?')[0]}"
+        self.server.requests.append((key, dict(self.headers), json.loads(body) if body else None))
+        queue = self.server.answers.get(key, [Answer(404, {"detail": "Not found."})])
+        answer = queue.pop(0) if len(queue) > 1 else queue[0]
+        time.sleep(answer.delay)
+        content = answer.body() if callable(answer.body) else answer.body
+        content = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        try:
+            self.send_response(answer.status)
+            for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(content))}
+                                | answer.headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+        except (BrokenPipeError, ConnectionResetError):  # the client did not wait
+            pass
+
+    do_GET = do_POST = do_DELETE = do_PATCH = _answer
+
+
+@pytest.fixture
+def fake_server() -> Iterator[FakeServer]:
+    """A server on loopback without any answers yet; everything is 404."""
+    with FakeServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
