@@ -51,4 +51,4 @@ def deploy(
                            max_replicas=max_replicas, data_uri=join(bucket, layout.DATA))
     service = run(model, config, apply)
     Path(manifest.path).write_text(json.dumps(service.manifest, indent=1), "utf-8")
-    return service.url, service.version  # type: ignore[return-value]
+    return service.url, service.version

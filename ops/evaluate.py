@@ -44,4 +44,4 @@ def evaluate(
     for name, value in {**result.scores.as_dict(), "champion_cer": champion_cer}.items():
         metrics.log_metric(name, value)
     Path(report.path).write_text(result.report, "utf-8")
-    return result.scores.cer, champion, champion_cer  # type: ignore[return-value]
+    return result.scores.cer, champion, champion_cer

@@ -14,8 +14,8 @@ def train(
     curves: Output[HTML],
     comet: Output[Artifact],
     epochs: int = 40,
-    batch: int = 16,
-    learning_rate: float = 2e-3,
+    batch: int = 8,
+    learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
     augmentation: float = 0.7,
     patience: int = 15,
@@ -37,7 +37,7 @@ def train(
         comet: Folder with the offline Comet archive; empty where COMET_API_KEY is set.
         epochs: Passes over the training lines, at most.
         batch: Lines of a step.
-        learning_rate: Highest rate of the one-cycle schedule.
+        learning_rate: Rate at the start; it falls along half a cosine.
         weight_decay: Of AdamW.
         augmentation: Strength, 0 (none) to 1.
         patience: Epochs without a better validation CER after which training stops.

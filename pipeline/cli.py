@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,7 +71,7 @@ def _add_config(command: argparse.ArgumentParser, config: type, only: Sequence[s
     """Adds an option for each plain field of a config; its docstring is the help."""
     help_of = {p.arg_name: p.description for p in docstring_parser.parse(config.__doc__ or "").params}
     for field in fields(config):
-        if field.default is MISSING or not isinstance(field.default, (int, float, str)) or only and field.name not in only:
+        if not isinstance(field.default, (int, float, str)) or only and field.name not in only:
             continue
         command.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
                              help=(help_of.get(field.name) or field.name).replace("%", "%%"))
@@ -140,6 +140,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
     command.add_argument("--out", required=True, help="where models live; this one becomes <out>/<version>")
     command.add_argument("--runs", default="", help="where checkpoints live (default: <out>/runs)")
+    command.add_argument("--checkpoint-seconds", type=float, default=30.0, help="shortest time between checkpoints")
     command.add_argument("--reports", type=Path, help="local folder for curves.html and an offline Comet archive")
     _add_config(command, TrainConfig)
     _add_config(command, ModelConfig)
@@ -156,9 +157,11 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     config, model = _config(TrainConfig, options), _config(ModelConfig, options)
     runs = options.runs or join(options.out, layout.RUNS)
     if not options.reports:
-        return train(options.dataset, options.out, runs, model, config).summary()
+        return train(options.dataset, options.out, runs, model, config,
+                     checkpoint_seconds=options.checkpoint_seconds).summary()
     with Comet(options.reports, vars(config)) as experiment:
-        run = train(options.dataset, options.out, runs, model, config, experiment.log_epoch)
+        run = train(options.dataset, options.out, runs, model, config, experiment.log_epoch,
+                    options.checkpoint_seconds)
     (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs), "utf-8")
     return run.summary()
 

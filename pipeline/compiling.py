@@ -15,7 +15,7 @@ from pipeline.handwriting_pipeline import handwriting_pipeline
 
 ARCHIVE = re.compile(r"(__KFP_EMBEDDED_ARCHIVE_B64 = ')([A-Za-z0-9+/=]+)(')")
 LARGEST_SOURCE = 64 * 1024
-"""Bytes of one component's source. Linux takes 128 KiB for one argument, and the workflow object holds several copies."""
+"""Bytes of one component's source: Linux takes 128 KiB for one argument, and the workflow holds several copies."""
 
 
 def compile_pipeline(path: Path) -> dict[str, int]:

@@ -46,8 +46,8 @@ def handwriting_pipeline(
     max_rejects: float = 0.2,
     sync: bool = True,
     epochs: int = 40,
-    batch: int = 16,
-    learning_rate: float = 2e-3,
+    batch: int = 8,
+    learning_rate: float = 1e-3,
     augmentation: float = 0.7,
     patience: int = 15,
     minutes: float = 0.0,
@@ -73,7 +73,7 @@ def handwriting_pipeline(
         sync: Let Label Studio look for new pictures first.
         epochs: Passes over the training lines, at most.
         batch: Lines of a step.
-        learning_rate: Highest rate of the one-cycle schedule.
+        learning_rate: Rate at the start; it falls along half a cosine.
         augmentation: Strength, 0 (none) to 1.
         patience: Epochs without a better validation CER after which training stops.
         minutes: Time limit of training; 0 for none.

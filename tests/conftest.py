@@ -48,13 +48,9 @@ def bucket(s3):
 
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory):
-    """A real Label Studio; takes half a minute to start."""
-    import os
+    """A real Label Studio, installed at first use; takes half a minute to start."""
+    from pipeline.servers import ensure_label_studio_venv, start_label_studio
 
-    from pipeline.servers import VENV_VARIABLE, ensure_label_studio_venv, start_label_studio
-
-    if not os.environ.get(VENV_VARIABLE) and not (ROOT / ".run" / "label-studio-venv" / "installed.txt").exists():
-        pytest.skip(f"no Label Studio: name a virtual environment that has it in {VENV_VARIABLE}, or `make run` once")
     environment = ensure_label_studio_venv(ROOT / ".run")
     with start_label_studio(tmp_path_factory.mktemp("label_studio"), environment) as server:
         yield server
@@ -66,6 +62,25 @@ def personal_token(label_studio):
     from handwriting.label_studio import LabelStudio
 
     return LabelStudio(label_studio.url, label_studio.token).json("POST", "/api/token/")["token"]
+
+
+@pytest.fixture(scope="session")
+def sample_folder(tmp_path_factory):
+    """A few rendered lines in the bucket's layout; read only."""
+    from pipeline.samples import make_samples
+
+    folder = tmp_path_factory.mktemp("samples")
+    make_samples(folder, lines=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_dataset(sample_folder, tmp_path_factory):
+    """The folder of a dataset of these lines; read only."""
+    from handwriting.labels import LabelConfig
+    from handwriting.packing import PackConfig, pack_folder
+
+    return pack_folder(str(sample_folder), str(tmp_path_factory.mktemp("datasets")), PackConfig(), LabelConfig()).uri
 
 
 class Answer(NamedTuple):

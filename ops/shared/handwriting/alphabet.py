@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from handwriting.errors import AlphabetError
 
@@ -36,8 +37,10 @@ class Alphabet:
         if twice:
             raise AlphabetError(f"the alphabet holds {', '.join(map(describe, twice))} more than once; keep one")
         unfit = [c for c in self.characters if unicodedata.normalize("NFC", c) != c]
-        if unfit:
-            raise AlphabetError(f"the alphabet holds {', '.join(map(describe, unfit))}, which NFC never keeps; remove it")
+        joined = [b for a, b in pairwise(self.characters) if unicodedata.normalize("NFC", a + b) != a + b]
+        if unfit or joined:
+            raise AlphabetError(f"the alphabet holds {', '.join(map(describe, unfit or joined))}, which NFC does not "
+                                "keep; give its composed form, or remove it")
         object.__setattr__(self, "_ids", {c: i for i, c in enumerate(self.characters, start=BLANK + 1)})
 
     def __len__(self) -> int:

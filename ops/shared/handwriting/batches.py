@@ -16,7 +16,7 @@ from handwriting.dataset import Dataset, Line
 from handwriting.image import to_input
 
 BUCKET = 8  # batches sorted by width together: little padding, yet every epoch mixes anew
-ROUND = 64  # px; oneDNN prepares its kernels for each new shape, so there should be few
+ROUND = 16  # px; oneDNN prepares its kernels anew for each shape, but much padding spoils batch normalisation
 AHEAD = 4  # batches prepared before they are needed
 
 
@@ -93,7 +93,7 @@ def _batch(lines: list[Line], pixels: list[np.ndarray], alphabet: Alphabet | Non
                  torch.tensor([i for row in ids for i in row]), torch.tensor([len(row) for row in ids]), lines)
 
 
-def _prepared(groups: Sequence, make) -> Iterator[Batch]:  # type: ignore[no-untyped-def, type-arg]
+def _prepared(groups: Sequence, make) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
     """Makes batches in a thread ahead of their use: NumPy and OpenCV let go of the interpreter while they work."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         todo = iter(groups)

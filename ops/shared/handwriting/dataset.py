@@ -1,8 +1,8 @@
 """The packed dataset: what it looks like in the bucket, and how training reads it.
 
-`datasets/<id>/` holds `manifest.json` (written last), `lines.jsonl`, `rejects.json` and `shards/<digest>.npy`. A shard is
-a plain NumPy file, uint8 [columns, height]: lines lie one after another along the columns, so one line is one piece of
-the file. A dataset that grew from an older one names the older one's shards instead of copying them.
+`datasets/<id>/` holds `manifest.json` (written last), `lines.jsonl`, `rejects.json` and `shards/<digest>.npy`. A shard
+is a plain NumPy file, uint8 [columns, height]: lines lie one after another along the columns, so a line is one piece
+of the file. A dataset that grew from an older one names the older one's shards instead of copying them.
 """
 
 import hashlib
@@ -74,13 +74,17 @@ def resolve(uri: str, marker: str, pointers: tuple[str, ...] = (LATEST,)) -> str
 
     Raises:
         MissingError: There is neither.
+        DataError: The pointer names nothing.
     """
     store = open_store(uri)
     if store.exists(marker):
         return store.root
     for pointer in pointers:
         if store.exists(pointer):
-            return join(store.root, read_json(store, pointer)["id"])
+            found = read_json(store, pointer)
+            if not isinstance(found, dict) or not isinstance(found.get("id"), str):
+                raise DataError(f'{join(store.root, pointer)} names nothing under "id"; restore or delete it')
+            return join(store.root, found["id"])
     raise MissingError(f"{uri} holds neither {marker} nor {' nor '.join(pointers)}; "
                        "check the URI, or run the step that writes it")
 
@@ -135,7 +139,7 @@ class Dataset:
             if digest(file.read()) != Path(shard).stem:
                 path.unlink()
                 raise DataError(f"{join(self.siblings.root, shard)} is damaged: its content does not match its name; "
-                                "delete the dataset and pack the data again")
+                                "delete it and pack the data again")
             file.seek(0)
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)

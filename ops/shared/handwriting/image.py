@@ -11,13 +11,18 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from handwriting.errors import ConfigError, ImageError
 
 WHITE = 255
 PAPER_PERCENTILE, INK_PERCENTILE = 75, 1
 LEAST_CONTRAST = 32  # grey levels between paper and ink; below it a blank picture's noise would be blown up to ink
+TURNS = dict(enumerate([  # by the value of EXIF's orientation; 1 is upright
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90], 2))
+# pictures that people make; Pillow would hand others, such as PostScript, to programs of the system
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 # what Pillow's codecs raise on damaged files
 DAMAGED = (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
            RuntimeError, MemoryError, struct.error, zlib.error)
@@ -72,9 +77,9 @@ def decode(data: bytes, config: ImageConfig) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # oddities of metadata that do not touch pixels
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(picture.width, picture.height, config)
-            return _grey(ImageOps.exif_transpose(picture))
+            return _grey(upright(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too large", f"{error}; send a smaller picture") from error
     except UnidentifiedImageError as error:
@@ -85,9 +90,16 @@ def decode(data: bytes, config: ImageConfig) -> np.ndarray:
 
 def _check_size(width: int, height: int, config: ImageConfig) -> None:
     if width * height > config.max_pixels:
-        raise ImageError("too large", f"{width} x {height} px is over {config.max_pixels} pixels; send a smaller picture")
+        raise ImageError("too large", f"{width} x {height} px is over {config.max_pixels} pixels; send a smaller one")
     if min(width, height) < config.min_side:
-        raise ImageError("too small", f"{width} x {height} px: a line needs {config.min_side} px a side; scan it larger")
+        raise ImageError("too small", f"{width} x {height} px: a line needs {config.min_side} px a side; scan larger")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turns a picture as its EXIF says; ImageOps would write the EXIF anew as well, which fails on odd tags."""
+    picture.load()  # some formats turn their pictures themselves
+    turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _grey(picture: Image.Image) -> np.ndarray:
@@ -95,7 +107,7 @@ def _grey(picture: Image.Image) -> np.ndarray:
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
         top = next((top for top in (1.0, float(WHITE)) if values.max(initial=0) <= top), 65535.0)
-        return np.clip(values * (WHITE / top), 0, WHITE).astype(np.uint8)
+        return (np.clip(values, 0, top) * (WHITE / top)).astype(np.uint8)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")

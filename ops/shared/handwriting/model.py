@@ -1,8 +1,7 @@
-"""The network: convolutional features, bidirectional LSTM, CTC; with a shortcut head that only training uses."""
+"""The network: convolutional features, bidirectional LSTM, CTC; with a shortcut past the LSTM."""
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from handwriting.ctc import STEP
@@ -63,8 +62,9 @@ class CRNN(nn.Module):
         self.recurrent = nn.LSTM(fourth, config.hidden, config.layers, bidirectional=True, batch_first=True,
                                  dropout=config.dropout if config.layers > 1 else 0.0)
         self.head = nn.Linear(2 * config.hidden, classes)
-        # Retsinas et al., "Best practices for a handwritten text recognition system", DAS 2022: a second CTC head
-        # straight on the columns makes the features learn long before the recurrent layers do
+        # After Retsinas et al., "Best practices for a handwritten text recognition system", DAS 2022: a CTC head on
+        # the columns makes the features learn long before the recurrent layers do. Here the recurrent head also starts
+        # from its scores, instead of finding them again.
         self.shortcut = nn.Conv1d(fourth, classes, 3, padding=1)
 
     def columns(self, images_B1HW: Tensor) -> Tensor:

@@ -164,6 +164,8 @@ class _Packer:
         entries = {e.key: e for split in BUCKET_SPLITS for e in self.data.list(f"{split}/")}
         present = [label for label in labels if self._is_present(label, entries)]
         lines = dict(self._lines(present, entries))
+        if not lines:
+            return []
         alphabet = self._alphabet(lines.values())
         chosen = self._without_twins([(label, lines[label]) for label in present if label in lines])
         fitting = [line for label, line in chosen if self._fits(label, line, alphabet)]
@@ -176,7 +178,7 @@ class _Packer:
         uri = join(self.datasets.root, identity)
         counts = Counter(line.split for line in lines)
         splits = {split: counts[split] for split in SPLITS}
-        new = not self.datasets.exists(f"{identity}/{MANIFEST}")
+        new = not _is_whole(self.datasets, identity)
         if new:
             self._upload_shards(identity, {line.shard for line in lines})
             rows = [line._replace(shard=self._final(line.shard, identity))._asdict() for line in lines]
@@ -224,7 +226,8 @@ class _Packer:
             todo = iter(labels)
             waiting: list[tuple[Label, Future[_Picture]]] = []
             for label in tqdm(labels, desc="reading pictures", unit="", disable=None):
-                waiting += [(new, pool.submit(self._picture, new)) for new in islice(todo, 4 * CONNECTIONS - len(waiting))]
+                free = 4 * CONNECTIONS - len(waiting)
+                waiting += [(new, pool.submit(self._picture, new)) for new in islice(todo, free)]
                 _, picture = waiting.pop(0)
                 yield label, picture.result()
 
@@ -270,7 +273,11 @@ class _Packer:
     def _alphabet(self, lines: Iterable[Line]) -> Alphabet:
         if self.config.alphabet != FROM_LABELS:
             return Alphabet(self.config.alphabet)
-        return Alphabet.of_texts(line.text for line in lines if line.split == "train")
+        texts = [line.text for line in lines if line.split == "train"]
+        if not texts:
+            raise DataError(f"{self.data.root} has no usable line in train to take the alphabet from; label pictures "
+                            "under train/images, or give the characters of the alphabet")
+        return Alphabet.of_texts(texts)
 
     def _without_twins(self, pairs: list[tuple[Label, Line]]) -> list[tuple[Label, Line]]:
         """Keeps one of equal pictures, by content: what is tested on is never trained on."""
@@ -306,11 +313,27 @@ def _target(label: Label) -> str:
 def _known_lines(datasets: Store, config: ImageConfig) -> dict[tuple[str, str], Line]:
     """Returns the lines of the latest dataset by key and tag, if the same image function packed them."""
     try:
-        store = open_store(resolve(datasets.root, MANIFEST))
+        image, lines = _index(open_store(resolve(datasets.root, MANIFEST)))
     except MissingError:
         return {}
-    if read_manifest(store).image != config:
+    if image != config:
         return {}
-    lines = read_lines(store)
     there = {shard: datasets.exists(shard) for shard in {line.shard for line in lines}}
     return {(line.key, line.tag): line for line in lines if there[line.shard]}
+
+
+def _is_whole(datasets: Store, identity: str) -> bool:
+    """Says whether a dataset and all its shards are there; packing again mends one that is not."""
+    image, lines = _index(open_store(join(datasets.root, identity)))
+    return image is not None and all(map(datasets.exists, {line.shard for line in lines}))
+
+
+def _index(store: Store) -> tuple[ImageConfig | None, list[Line]]:
+    """Returns how a dataset was packed, and its lines; nothing of one that is absent or damaged."""
+    try:
+        return read_manifest(store).image, read_lines(store)
+    except MissingError:
+        return None, []
+    except DataError as error:
+        log.warning("not using the dataset there: %s", error)
+        return None, []

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 
 from handwriting.alphabet import Alphabet
-from handwriting.bundle import CONFIG, ONNX, BundleConfig, read_config
+from handwriting.bundle import ONNX, BundleConfig, read_config
 from handwriting.ctc import STEP, Reading, decode_greedy
 from handwriting.errors import DataError
 from handwriting.image import read_line, to_input
@@ -46,7 +46,7 @@ class Reader:
         try:
             session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
-            raise DataError(f"{folder / ONNX} cannot be loaded ({error}); fetch the bundle of {CONFIG} again") from error
+            raise DataError(f"{folder / ONNX} cannot be loaded ({error}); fetch the bundle again") from error
         return cls(session, config)
 
     def read(self, pictures: Sequence[bytes]) -> list[Reading]:
@@ -60,6 +60,6 @@ class Reader:
     def read_pixels(self, line: np.ndarray) -> Reading:
         """Reads one line, uint8 [height, width] as `image.read_line` gives it."""
         padding = -line.shape[1] % STEP
-        images = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
-        log_probs = self.session.run(None, {"images": images})[0][0]
+        images_B1HW = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
+        log_probs = self.session.run(None, {"images": images_B1HW})[0][0]
         return decode_greedy(log_probs[:max(1, line.shape[1] // STEP)], self.alphabet)

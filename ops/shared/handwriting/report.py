@@ -36,7 +36,7 @@ def training_page(summary: Mapping[str, object], epochs: Sequence[Mapping[str, f
 
 
 def chart(title: str, series: Mapping[str, Sequence[float]]) -> str:
-    """Draws lines over the numbers 1, 2, ...; values that are not finite leave a gap."""
+    """Draws lines over the numbers 1, 2, ...; values that are not finite are left out."""
     values = [v for row in series.values() for v in row if np.isfinite(v)]
     top = max(values, default=1.0) or 1.0
     length = max(2, *(len(row) for row in series.values()))
@@ -46,7 +46,8 @@ def chart(title: str, series: Mapping[str, Sequence[float]]) -> str:
     bottom = HEIGHT - MARGIN
     axes = (f'<path d="M{MARGIN} {MARGIN}V{bottom}H{WIDTH - MARGIN}" fill="none" stroke="#999"/>'
             f'<text x="4" y="{MARGIN}">{top:.3g}</text><text x="4" y="{bottom}">0</text>'
-            f'<text x="{MARGIN}" y="{bottom + 18}">1</text><text x="{WIDTH - MARGIN}" y="{bottom + 18}">{length}</text>')
+            f'<text x="{MARGIN}" y="{bottom + 18}">1</text>'
+            f'<text x="{WIDTH - MARGIN}" y="{bottom + 18}">{length}</text>')
     return (f'<figure><figcaption>{html.escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
             f'aria-label="{html.escape(title)}">{names}{axes}{lines}</svg></figure>')
 

@@ -63,7 +63,8 @@ class Run(NamedTuple):
 
 
 def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
-          on_epoch: Callable[[int, dict[str, float]], Any] = lambda number, metrics: None) -> Run:
+          on_epoch: Callable[[int, dict[str, float]], Any] = lambda number, metrics: None,
+          checkpoint_seconds: float = 30.0) -> Run:
     """Trains a reader and writes its bundle, or finds the one that the same run wrote before.
 
     Args:
@@ -73,6 +74,7 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
         model_config: Size of the network.
         config: Schedule.
         on_epoch: Called after each epoch with its number, from 1, and its metrics.
+        checkpoint_seconds: Shortest time between two checkpoints.
 
     Raises:
         HandwritingError: The dataset is unusable, or a store fails.
@@ -89,7 +91,7 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
         if done:
             log.info("already trained on this dataset with these settings: %s", done.model)
             return done
-        trainer = Trainer(dataset, model_config, config, run)
+        trainer = Trainer(dataset, model_config, config, run, checkpoint_seconds)
         trained = trainer.run(report)
         bundle = as_config(dataset.manifest.image, dataset.manifest.alphabet, model_config, config, dataset.manifest.id)
         folder = Path(scratch) / "bundle"

@@ -31,7 +31,7 @@ class Comet:
         config = comet_ml.ExperimentConfig(
             offline_directory=str(self.folder), log_code=False, log_graph=False, auto_param_logging=False,
             auto_metric_logging=False, parse_args=False, log_env_details=False, log_git_metadata=False,
-            log_git_patch=False, display_summary_level=0, auto_output_logging=False)
+            log_git_patch=False, display_summary_level=0, auto_output_logging="")
         self.experiment = comet_ml.start(project_name=os.environ.get("COMET_PROJECT_NAME", PROJECT), online=online,
                                          experiment_config=config)
         self.experiment.log_parameters(dict(self.parameters))

@@ -8,9 +8,10 @@ import time
 from collections import deque
 from datetime import UTC, datetime
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from handwriting.errors import ImageError, StoreError
+from handwriting.image import DAMAGED, FORMATS, upright
 from handwriting.store import open_store
 
 log = logging.getLogger(__name__)
@@ -141,10 +142,9 @@ def to_png(picture: bytes) -> bytes:
         return picture
     out = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(picture)) as image:
-            _png_mode(ImageOps.exif_transpose(image)).save(out, "PNG")
-    except (OSError, EOFError, SyntaxError, ValueError, IndexError, TypeError, MemoryError,
-            Image.DecompressionBombError) as error:  # Pillow's codecs raise any of these on damaged files
+        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+            _png_mode(upright(image)).save(out, "PNG")
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise ImageError("truncated", f"cannot be turned into PNG ({error})") from error
     return out.getvalue()
 

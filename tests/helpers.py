@@ -1,0 +1,37 @@
+"""Pictures and folders that several tests make."""
+
+import io
+import random
+from zlib import crc32
+
+from PIL import Image, ImageDraw
+
+from handwriting.store import Store, read_json, write_json
+
+
+def drawing(number: int = 0, size: tuple[int, int] = (320, 48), paper: int = 255, ink: int = 0) -> Image.Image:
+    """Draws strokes on a grey picture, others for each number."""
+    rng = random.Random(number)
+    picture = Image.new("L", size, paper)
+    draw = ImageDraw.Draw(picture)
+    width, height = size
+    for x in range(8, width - 16, 14):
+        draw.line((x, rng.randrange(4, height - 4), x + 10, rng.randrange(4, height - 4)), fill=ink, width=3)
+    return picture
+
+
+def encoded(picture: Image.Image, file_format: str = "PNG", **options) -> bytes:
+    """Returns a picture as the bytes of a file."""
+    out = io.BytesIO()
+    picture.save(out, file_format, **options)
+    return out.getvalue()
+
+
+def add_lines(data: Store, split: str, texts: dict[str, str]) -> None:
+    """Adds labels to a split, and a picture of its own for each name that has none; replaces the text of the others."""
+    for name in texts:
+        if not data.exists(f"{split}/images/{name}"):
+            picture = encoded(drawing(crc32(f"{split}/{name}".encode())))
+            data.write(f"{split}/images/{name}", picture)
+    key = f"{split}/labels.json"
+    write_json(data, key, (read_json(data, key) if data.exists(key) else {}) | texts)

@@ -1,0 +1,145 @@
+"""Training on a few drawn lines: it learns, it can be killed, it says what is wrong."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from handwriting import runs, sources
+from handwriting.batches import epoch_order, training_batches
+from handwriting.bundle import CODE, CONFIG, ONNX, REQUIREMENTS, WEIGHTS
+from handwriting.alphabet import Alphabet
+from handwriting.dataset import Dataset
+from handwriting.errors import ConfigError, DataError, MissingError
+from handwriting.metrics import Scores
+from handwriting.model import CRNN, ModelConfig, steps
+from handwriting.reader import Reader
+from handwriting.store import open_store
+from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trainer
+
+SMALL = ModelConfig(channels=(8, 16, 24, 32), hidden=32, layers=1, dropout=0.0)
+SHORT = TrainConfig(epochs=3, batch=4, patience=3)
+
+
+@pytest.fixture
+def dataset(small_dataset, tmp_path):
+    return Dataset(small_dataset, tmp_path / "cache")
+
+
+def test_it_overfits_eight_lines(dataset):
+    config = TrainConfig(epochs=80, batch=4, learning_rate=3e-3, augmentation=0.0, patience=80)
+    dataset.all_lines = [line._replace(split=split) for line in dataset.lines("train")[:8]
+                         for split in ("train", "validation")]
+    trained = Trainer(dataset, ModelConfig(channels=(16, 32, 48, 64), hidden=64, layers=1, dropout=0.0), config).run()
+    assert trained.best.scores.cer < 0.05
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(dataset, tmp_path):
+    whole = Trainer(dataset, SMALL, SHORT).run()
+
+    class Killed(Exception):
+        pass
+
+    def kill(epoch):
+        if epoch.number == 2:
+            raise Killed
+
+    store = open_store(str(tmp_path / "run"))
+    with pytest.raises(Killed):
+        Trainer(dataset, SMALL, SHORT, store, checkpoint_seconds=0).run(kill)
+    seen = []
+    resumed = Trainer(dataset, SMALL, SHORT, store, checkpoint_seconds=0).run(lambda epoch: seen.append(epoch.number))
+    assert seen == [1, 2, 3]
+    assert [epoch.scores for epoch in resumed.history] == [epoch.scores for epoch in whole.history]
+    assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+def test_the_best_epoch_is_kept_not_the_last(dataset):
+    trainer = Trainer(dataset, SMALL, SHORT)
+    scores = [Scores(cer, 1, 0, 0, 1, 1, 1) for cer in (0.5, 0.2, 0.4)]
+    trainer.history = [Epoch(number, 1.0, score, 1.0) for number, score in enumerate(scores, 1)]
+    assert trainer.best.number == 2
+
+
+def test_it_stops_when_validation_no_longer_improves(dataset):
+    trainer = Trainer(dataset, SMALL, TrainConfig(epochs=50, patience=2))
+    trainer.history = [Epoch(n, 1.0, Scores(cer, 1, 0, 0, 1, 1, 1), 1.0) for n, cer in enumerate((0.5, 0.6, 0.6), 1)]
+    assert trainer._done()
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(dataset, tmp_path):
+    store = open_store(str(tmp_path))
+    store.write(CHECKPOINT, b"not a checkpoint")
+    with pytest.raises(DataError, match="checkpoint .* is damaged .*delete it"):
+        Trainer(dataset, SMALL, SHORT, store).run()
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch": 0}, {"learning_rate": float("nan")}, {"augmentation": 2.0},
+                                   {"patience": 0}, {"minutes": -1.0}, {"seed": -1}])
+def test_settings_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+def test_katib_reads_every_line_and_never_sees_nan():
+    line = Epoch(3, float("nan"), Scores(0.25, 0.5, 0.1, 0.9, 1, 4, 1), 1.0).katib_line()
+    assert re.match(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ epoch=3 ", line)
+    assert "val_cer=0.250000" in line and "nan" not in line
+    assert re.findall(r"([\w|-]+)\s*=\s*([+-]?\d*(?:\.\d+)?(?:[Ee][+-]?\d+)?)", line)
+
+
+def test_an_epoch_visits_every_line_once_and_repeats_for_its_seed():
+    import numpy as np
+
+    order = [epoch_order(range(100), 7, np.random.default_rng([1, 2])) for _ in range(2)]
+    assert order[0] == order[1]
+    assert sorted(i for batch in order[0] for i in batch) == list(range(100))
+
+
+def test_batches_hold_paper_right_of_each_line(dataset):
+    lines = dataset.lines("train")
+    for batch in training_batches(dataset, lines, Alphabet(dataset.manifest.alphabet), 4, 0.0, (0, 1)):
+        for image, line in zip(batch.images, batch.lines):
+            assert image[..., line.width:].abs().sum() == 0
+            assert image[..., :line.width].max() > 0.5
+
+
+def test_the_network_gives_a_step_for_every_four_columns():
+    log_probs = CRNN(SMALL, 10).eval()(torch.zeros(2, 1, 64, 128))
+    assert log_probs.shape == (2, steps(128), 10)
+    assert torch.allclose(log_probs.exp().sum(dim=2), torch.ones(2, steps(128)), atol=1e-5)
+
+
+def test_a_run_writes_a_bundle_that_reads_and_a_second_run_trains_nothing(small_dataset, tmp_path):
+    seen = []
+    first = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT,
+                       lambda number, metrics: seen.append(number))
+    folder = tmp_path / "models" / first.model.rpartition("/")[2]
+    assert {CONFIG, WEIGHTS, ONNX, REQUIREMENTS} <= {path.name for path in folder.iterdir()}
+    assert (folder / CODE / "serving.py").exists() and not (folder / CODE / "training.py").exists()
+    assert "onnxruntime==" in (folder / REQUIREMENTS).read_text()
+    assert not list((tmp_path / "runs").rglob(CHECKPOINT))
+    assert len(Reader.load(folder).version) == 12
+    second = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT)
+    assert seen == [1, 2, 3] and second.model == first.model and not second.trained
+    assert json.dumps(second.summary())
+
+
+def test_other_settings_or_code_are_another_run(monkeypatch):
+    base = runs.run_id("d", SMALL, SHORT)
+    assert runs.run_id("d", SMALL, TrainConfig(seed=1)) != base
+    assert runs.run_id("e", SMALL, SHORT) != base
+    monkeypatch.setattr(sources, "digest", lambda root: "other")
+    assert runs.run_id("d", SMALL, SHORT) != base
+
+
+def test_a_missing_dataset_is_named(tmp_path):
+    with pytest.raises(MissingError, match="manifest.json"):
+        runs.train(str(tmp_path), str(tmp_path), str(tmp_path), SMALL, SHORT)
+
+
+def test_an_empty_split_is_named(dataset):
+    dataset.all_lines = [line for line in dataset.all_lines if line.split != "validation"]
+    with pytest.raises(DataError, match="no line in split 'validation'"):
+        Trainer(dataset, SMALL, SHORT)
