@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def model(small_dataset, tmp_path_factory):
 def test_help_names_every_step():
     text = command("--help").stdout
     for name in ("pack", "preprocess", "train", "evaluate", "read", "serve", "manifest", "run"):
-        assert f"\n    {name} " in text
+        assert re.search(rf"^    {name}\b", text, re.MULTILINE)
         assert "usage" in command(name, "--help").stdout
 
 

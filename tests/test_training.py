@@ -71,7 +71,7 @@ def test_it_stops_when_validation_no_longer_improves(dataset):
 def test_a_damaged_checkpoint_is_a_clear_error(dataset, tmp_path):
     store = open_store(str(tmp_path))
     store.write(CHECKPOINT, b"not a checkpoint")
-    with pytest.raises(DataError, match="checkpoint .* is damaged .*delete it"):
+    with pytest.raises(DataError, match="checkpoint .* is damaged; delete it"):
         Trainer(dataset, SMALL, SHORT, store).run()
 
 

@@ -147,8 +147,8 @@ def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, folder
 def _export_onnx(model: CRNN, height: int, path: Path) -> None:
     example = torch.zeros(1, 1, height, 64 * STEP)
     with warnings.catch_warnings():
-        # The exporter of TorchScript: the newer one needs onnx and onnxscript in every train pod and gives no better
-        # file. Its warning on batch sizes does not hold where the LSTM makes its own initial state; checked below.
+        # The exporter of TorchScript: the newer one needs onnxscript in every train pod and gives no better file.
+        # Its warning on batch sizes does not hold where the LSTM makes its own initial state; checked below.
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (example,), str(path), dynamo=False, opset_version=17, input_names=["images"],
                           output_names=["log_probs"],

@@ -24,6 +24,7 @@ class Comet:
         self.folder, self.parameters = folder, parameters
 
     def __enter__(self) -> "Comet":
+        os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")  # it would call a third party, even offline
         import comet_ml  # here, not above: its import takes seconds and starts threads
 
         online = bool(os.environ.get("COMET_API_KEY"))

@@ -250,8 +250,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.history = [Epoch(**{**row, "scores": Scores(**row["scores"])}) for row in state["history"]]
         except (RuntimeError, LookupError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise DataError(f"the checkpoint {self.store.root}/{CHECKPOINT} is damaged ({error}); delete it "
-                            "to train from the start") from error
+            raise DataError(f"the checkpoint {self.store.root}/{CHECKPOINT} is damaged; delete it to train "
+                            "from the start") from error
         torch.set_rng_state(state["random"].cpu())
         self.step, self.seconds = state["step"], state["seconds"]
         self.best_weights = {k: v.cpu() for k, v in state["best_weights"].items()}
