@@ -22,7 +22,7 @@ TURNS = dict(enumerate([  # by the value of EXIF's orientation; 1 is upright
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90], 2))
 # pictures that people make; Pillow would hand others, such as PostScript, to programs of the system
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 # what Pillow's codecs raise on damaged files
 DAMAGED = (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
            RuntimeError, MemoryError, struct.error, zlib.error)
