@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -167,6 +168,7 @@ class LocalRun:
         self._announce("pipeline: preprocess, train, evaluate, promote, deploy")
         local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(self.folder / "pipeline"),
                    raise_on_error=True)
+        warnings.filterwarnings("ignore", "Task .* have no effect", UserWarning)  # requests meant for a cluster
         try:
             run = handwriting_pipeline(label_studio_url=client.url, project=project, bucket=self.bucket,
                                        epochs=self.epochs, minutes=self.minutes, apply=False)
