@@ -54,8 +54,8 @@ def test_train_reports_each_epoch_in_katibs_form(small_dataset, tmp_path):
 
 
 def test_train_goes_on_after_a_kill(small_dataset, tmp_path):
-    arguments = [sys.executable, "-m", "pipeline", "train", "--dataset", small_dataset, "--out", str(tmp_path), "--epochs",
-                 "4", "--hidden", "16", "--checkpoint-seconds", "0"]
+    arguments = [sys.executable, "-m", "pipeline", "train", "--dataset", small_dataset, "--out", str(tmp_path),
+                 "--epochs", "4", "--hidden", "16", "--checkpoint-seconds", "0"]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert "epoch=1" in process.stdout.readline() and "epoch=2" in process.stdout.readline()
     process.send_signal(signal.SIGKILL)
@@ -115,8 +115,7 @@ def test_preprocess_without_a_token_says_which_variable(tmp_path):
 
 
 @pytest.mark.slow
-def test_run_goes_round_twice_learns_nothing_new_the_second_time_and_leaves_no_process(label_studio, sample_folder,
-                                                                                      tmp_path, monkeypatch):
+def test_run_twice_learns_once_and_leaves_no_process(label_studio, sample_folder, tmp_path, monkeypatch):
     """The whole loop with its own S3 server; Label Studio is the session's, named by the environment."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)

@@ -32,6 +32,8 @@ from handwriting.store import Store
 
 log = logging.getLogger(__name__)
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
 CLIP = 5.0  # norm of the gradient
@@ -285,7 +287,7 @@ def _read(model: nn.Module, dataset: Dataset, lines: list[Line], alphabet: Alpha
 
 
 @torch.no_grad()
-def average_(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+def average_(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
     """Moves averages towards values in place, exponentially; over a shorter window while few values were seen.
 
     Args:
