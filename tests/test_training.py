@@ -68,6 +68,12 @@ def test_it_stops_when_validation_no_longer_improves(dataset):
     assert trainer._done()
 
 
+def test_a_time_limit_ends_the_run_within_an_epoch(dataset):
+    trainer = Trainer(dataset, SMALL, TrainConfig(epochs=50, batch=1, minutes=1e-4))
+    assert len(trainer.run().history) == 1
+    assert trainer.step < len(trainer.train_lines)
+
+
 def test_a_damaged_checkpoint_is_a_clear_error(dataset, tmp_path):
     store = open_store(str(tmp_path))
     store.write(CHECKPOINT, b"not a checkpoint")

@@ -194,13 +194,16 @@ class Trainer:
         strength = self.config.augmentation * min(1.0, max(0.0, (progress - CALM) / (FULL - CALM)))
         batches = training_batches(self.dataset, self.train_lines, self.alphabet, self.config.batch, strength,
                                    (self.config.seed, number))
-        total = 0.0
+        total, lines = 0.0, 0
         steps = math.ceil(len(self.train_lines) / self.config.batch)
         for batch in tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None):
             total += self._step(batch, number) * len(batch.lines)
+            lines += len(batch.lines)
             self.step += 1
             self.seconds = time.monotonic() - began
-        return total / len(self.train_lines)
+            if self._progress() >= 1:  # a time limit ends within the epoch
+                break
+        return total / lines
 
     def _step(self, batch: Batch, number: int) -> float:
         self._set_learning_rate()
