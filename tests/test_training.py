@@ -13,7 +13,8 @@ from handwriting.alphabet import Alphabet
 from handwriting.dataset import Dataset
 from handwriting.errors import ConfigError, DataError, MissingError
 from handwriting.metrics import Scores
-from handwriting.model import CRNN, ModelConfig, steps
+from handwriting.ctc import steps
+from handwriting.model import CRNN, ModelConfig
 from handwriting.reader import Reader
 from handwriting.store import open_store
 from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trainer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from handwriting.alphabet import Alphabet
 from handwriting.augment import augment
-from handwriting.ctc import STEP, frames_needed
+from handwriting.ctc import frames_needed, steps
 from handwriting.dataset import Dataset, Line
 from handwriting.image import to_input
 
@@ -79,7 +79,7 @@ def _augmented(pixels: np.ndarray, strength: float, line: Line, alphabet: Alphab
                rng: np.random.Generator) -> np.ndarray:
     """Augments a line unless that would leave CTC too few time steps for its text."""
     changed = augment(pixels, strength, rng)
-    return changed if changed.shape[1] // STEP >= frames_needed(alphabet.encode(line.text)) else pixels
+    return changed if steps(changed.shape[1]) >= frames_needed(alphabet.encode(line.text)) else pixels
 
 
 def _batch(lines: list[Line], pixels: list[np.ndarray], alphabet: Alphabet | None) -> Batch:
@@ -89,7 +89,7 @@ def _batch(lines: list[Line], pixels: list[np.ndarray], alphabet: Alphabet | Non
     for row, p in zip(images, pixels):
         row[0, :, :p.shape[1]] = to_input(p)
     ids = [alphabet.encode(line.text) for line in lines] if alphabet else []
-    return Batch(torch.from_numpy(images), torch.tensor([w // STEP for w in widths]),
+    return Batch(torch.from_numpy(images), torch.tensor([steps(w) for w in widths]),
                  torch.tensor([i for row in ids for i in row]), torch.tensor([len(row) for row in ids]), lines)
 
 

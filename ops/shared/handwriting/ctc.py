@@ -24,6 +24,11 @@ class Reading(NamedTuple):
     characters: tuple[float, ...]
 
 
+def steps(width: int) -> int:
+    """Returns the time steps of a line `width` px wide; what pads it to a multiple of STEP counts for nothing."""
+    return width // STEP
+
+
 def frames_needed(ids: list[int]) -> int:
     """Returns the fewest time steps in which CTC can write `ids`: equal neighbours need a blank between them."""
     return len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))

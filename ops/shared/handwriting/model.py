@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from handwriting.ctc import STEP
 from handwriting.errors import ConfigError
 
 # Shapes: B lines of a batch, H height and W width in px, C channels, T = W / STEP time steps, K classes.
@@ -90,8 +89,3 @@ class CRNN(nn.Module):
         """Adds what the recurrent layers know of the context to what each column shows."""
         states, _ = self.recurrent(self.dropout(columns_BCT.transpose(1, 2)))
         return self.head(self.dropout(states)) + shortcut_BTK
-
-
-def steps(width: int) -> int:
-    """Returns the time steps of a line `width` px wide; batches are padded to a multiple of STEP."""
-    return width // STEP

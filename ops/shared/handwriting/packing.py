@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from handwriting.alphabet import VIETNAMESE, Alphabet, describe
-from handwriting.ctc import STEP, frames_needed
+from handwriting.ctc import frames_needed, steps
 from handwriting.dataset import (LATEST, LINES, MANIFEST, REJECTS, SPLITS, Line, Manifest, dataset_id, digest,
                                  read_lines, read_manifest, resolve)
 from handwriting.errors import ConfigError, DataError, ImageError, MissingError
@@ -295,7 +295,7 @@ class _Packer:
         unknown = alphabet.unknown(line.text)
         if unknown:
             self._reject(label, "outside the alphabet", ", ".join(map(describe, unknown)))
-        elif frames_needed(alphabet.encode(line.text)) > line.width // STEP:
+        elif frames_needed(alphabet.encode(line.text)) > steps(line.width):
             self._reject(label, "too narrow for its text", f"{len(line.text)} characters on {line.width} px")
         else:
             return True

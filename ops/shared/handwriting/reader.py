@@ -9,7 +9,7 @@ import onnxruntime
 
 from handwriting.alphabet import Alphabet
 from handwriting.bundle import ONNX, BundleConfig, read_config
-from handwriting.ctc import STEP, Reading, decode_greedy
+from handwriting.ctc import STEP, Reading, decode_greedy, steps
 from handwriting.errors import DataError
 from handwriting.image import read_line, to_input
 from handwriting.store import open_store
@@ -62,4 +62,4 @@ class Reader:
         padding = -line.shape[1] % STEP
         images_B1HW = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
         log_probs = self.session.run(None, {"images": images_B1HW})[0][0]
-        return decode_greedy(log_probs[:max(1, line.shape[1] // STEP)], self.alphabet)
+        return decode_greedy(log_probs[:max(1, steps(line.shape[1]))], self.alphabet)
