@@ -5,9 +5,11 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import HTML, Metrics, Output
 
-from ops.packages import BASE_IMAGE, SHARED, requirements
+from ops.embedding import SHARED, slim
+from ops.packages import BASE_IMAGE, requirements
 
 
+@slim
 @dsl.component(base_image=BASE_IMAGE, packages_to_install=requirements("evaluate"), embedded_artifact_path=SHARED)
 def evaluate(
     model: str,

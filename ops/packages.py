@@ -6,7 +6,6 @@ from pathlib import Path
 
 SETUP = Path(__file__).resolve().parent.parent / "setup.cfg"
 BASE_IMAGE = "python:3.11-slim"
-SHARED = str(Path(__file__).resolve().parent / "shared")  # what each component embeds: the handwriting package alone
 
 
 def requirements(extra: str) -> list[str]:

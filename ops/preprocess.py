@@ -3,9 +3,11 @@
 from kfp import dsl
 from kfp.dsl import Artifact, Metrics, Output
 
-from ops.packages import BASE_IMAGE, SHARED, requirements
+from ops.embedding import SHARED, slim
+from ops.packages import BASE_IMAGE, requirements
 
 
+@slim
 @dsl.component(base_image=BASE_IMAGE, packages_to_install=requirements("preprocess"), embedded_artifact_path=SHARED)
 def preprocess(
     label_studio_url: str,

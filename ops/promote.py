@@ -3,9 +3,11 @@
 from kfp import dsl
 from kfp.dsl import Markdown, Output
 
-from ops.packages import BASE_IMAGE, SHARED, requirements
+from ops.embedding import SHARED, slim
+from ops.packages import BASE_IMAGE, requirements
 
 
+@slim
 @dsl.component(base_image=BASE_IMAGE, packages_to_install=requirements("promote"), embedded_artifact_path=SHARED)
 def promote(candidate: str, candidate_cer: float, champion: str, champion_cer: float, reason: Output[Markdown],
             margin: float = 0.0) -> bool:
