@@ -6,7 +6,11 @@ from zlib import crc32
 
 from PIL import Image, ImageDraw
 
+from handwriting.ctc import Reading
+from handwriting.image import ImageConfig, read_line
 from handwriting.store import Store, read_json, write_json
+
+TEXT = "Số 47 Đường Lý Thường Kiệt"
 
 
 def drawing(number: int = 0, size: tuple[int, int] = (320, 48), paper: int = 255, ink: int = 0) -> Image.Image:
@@ -35,3 +39,21 @@ def add_lines(data: Store, split: str, texts: dict[str, str]) -> None:
             data.write(f"{split}/images/{name}", picture)
     key = f"{split}/labels.json"
     write_json(data, key, (read_json(data, key) if data.exists(key) else {}) | texts)
+
+
+class FakeReader:
+    """Decodes pictures as the real one does and reads TEXT in each."""
+
+    version = "0123abcd"
+
+    def read(self, pictures):
+        for picture in pictures:
+            read_line(picture, ImageConfig(max_pixels=1_000_000))
+        return [Reading(TEXT, 0.87654321, (0.9,) * len(TEXT))] * len(pictures)
+
+
+class BrokenReader(FakeReader):
+    """Has a bug."""
+
+    def read(self, pictures):
+        raise RuntimeError("a bug of ours")

@@ -6,32 +6,14 @@ import threading
 import time
 
 import pytest
+from helpers import TEXT, BrokenReader, FakeReader
 from PIL import Image
 
 from handwriting import user_data
-from handwriting.ctc import Reading
 from handwriting.errors import ImageError
-from handwriting.image import ImageConfig, decode, read_line
+from handwriting.image import ImageConfig, decode
 from handwriting.predictor import create_app
 from handwriting.user_data import UserPictures
-
-TEXT = "Số 47 Đường Lý Thường Kiệt"
-
-
-class FakeReader:
-    """Decodes pictures as the real one does and reads the same text in each."""
-
-    version = "0123abcd"
-
-    def read(self, pictures):
-        for picture in pictures:
-            read_line(picture, ImageConfig(max_pixels=1_000_000))
-        return [Reading(TEXT, 0.87654321, (0.9,) * len(TEXT))] * len(pictures)
-
-
-class BrokenReader(FakeReader):
-    def read(self, pictures):
-        raise RuntimeError("a bug of ours")
 
 
 class RefusingReader(FakeReader):
@@ -196,6 +178,16 @@ def test_accepted_pictures_are_kept_and_refused_ones_are_not(tmp_path):
     files = list((tmp_path / "user_data" / "images").iterdir())
     assert len(files) == 2  # the same picture twice: two names
     assert {file.read_bytes() for file in files} == {data}
+
+
+@pytest.mark.parametrize(("header", "kept"), [
+    ({}, 1), ({"X-Keep-Picture": "yes"}, 1), ({"X-Keep-Picture": " YES"}, 1), ({"X-Keep-Picture": "no"}, 0),
+    ({"x-keep-picture": "No"}, 0), ({"X-Keep-Picture": "nope"}, 0), ({"X-Keep-Picture": ""}, 0)])
+def test_a_picture_is_kept_unless_the_client_refuses(tmp_path, header, kept):
+    store = UserPictures(str(tmp_path))
+    assert post(create_app(FakeReader(), store).test_client(), headers=header).data.decode() == TEXT
+    store.close()
+    assert store.stored == kept
 
 
 def test_a_store_that_hangs_delays_no_answer(monkeypatch):

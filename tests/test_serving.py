@@ -1,7 +1,10 @@
 """The server as a process of its own: it answers, it drains, and it ends when it cannot start."""
 
+import asyncio
+import base64
 import http.client
 import io
+import json
 import os
 import signal
 import socket
@@ -10,8 +13,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
+import httpx
+import numpy as np
 import pytest
+from kserve import InferenceRESTClient, InferInput, InferRequest
+from kserve.inference_client import RESTConfig
 from PIL import Image
 
 from handwriting.serving import main
@@ -19,23 +27,21 @@ from handwriting.serving import main
 ROOT = Path(__file__).resolve().parent.parent
 READER = """
 import sys, time, types
-from pathlib import Path
 from handwriting.ctc import Reading
 
 class Reader:
     version = "v1"
 
     @classmethod
-    def load(cls, folder, threads=0):
+    def fetch(cls, uri, threads=0):
         return cls()
 
     def read(self, pictures):
         time.sleep(0.5)
         return [Reading("ch\\u1eef", 0.9, (0.9, 0.9, 0.9))]
 
-for name, what in {"reader": {"Reader": Reader}, "bundle": {"fetch_bundle": Path}}.items():
-    sys.modules["handwriting." + name] = types.ModuleType(name)
-    vars(sys.modules["handwriting." + name]).update(what)
+sys.modules["handwriting.reader"] = types.ModuleType("reader")
+sys.modules["handwriting.reader"].Reader = Reader
 from handwriting.serving import main
 main()
 """
@@ -48,8 +54,8 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(start_with: list[str], port: int, *arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "ops" / "shared")}
+def start(start_with: list[str], port: int, *arguments: str, **variables: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "ops" / "shared"), **variables}
     return subprocess.Popen([sys.executable, *start_with, "--host", "127.0.0.1", "--port", str(port), *arguments],
                             env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -75,6 +81,13 @@ def wait_until_ready(port: int, process: subprocess.Popen) -> None:
     raise AssertionError("not ready within 20 s")
 
 
+def within(seconds: float, holds) -> bool:
+    end = time.monotonic() + seconds
+    while not (done := holds()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return done
+
+
 def upload(picture: bytes) -> tuple[bytes, dict[str, str]]:
     """Returns body and headers of a multipart request."""
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
@@ -87,13 +100,28 @@ def picture() -> bytes:
     return out.getvalue()
 
 
+def metrics(port: int) -> dict[str, float]:
+    """The samples of a scrape, by name and labels as they are written."""
+    lines = ask(port, "GET", "/metrics")[1].decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+class Running(NamedTuple):
+    """A server, and where it keeps what users send."""
+
+    port: int
+    process: subprocess.Popen
+    images: Path
+
+
 @pytest.fixture
 def server(tmp_path):
     port = free_port()
-    process = start(["-c", READER], port, "--model", str(tmp_path), "--data-uri", str(tmp_path / "data"))
+    process = start(["-c", READER], port, "--model", str(tmp_path), "--data-uri", str(tmp_path / "data"),
+                    MODEL_NAME="ocr")
     try:
         wait_until_ready(port, process)
-        yield port, process, tmp_path / "data" / "user_data" / "images"
+        yield Running(port, process, tmp_path / "data" / "user_data" / "images")
     finally:
         process.kill()
         process.communicate()
@@ -157,3 +185,111 @@ def test_without_a_model_the_command_line_says_what_to_give(monkeypatch, capsys)
         main([])
     assert caught.value.code == 2
     assert "give --model or set STORAGE_URI" in capsys.readouterr().err
+
+
+def test_stderr_has_one_json_line_a_request_and_probes_are_left_out(server):
+    port, process, _ = server
+    ask(port, "POST", "/predict", *upload(picture()))
+    ask(port, "GET", "/secret/path")
+    process.send_signal(signal.SIGTERM)
+    lines = [json.loads(line) for line in process.communicate(timeout=20)[1].splitlines() if line.startswith("{")]
+    assert [(line["route"], line["status"]) for line in lines] == [("/predict", 200), ("none", 404)]
+    assert lines[0]["version"] == "v1" and lines[0]["ms"] >= 500
+
+
+def test_one_process_shows_itself_and_no_times_of_creation(server):
+    port, _, _ = server
+    ask(port, "POST", "/predict", *upload(picture()))
+    found = metrics(port)
+    assert found['handwriting_requests_total{route="/predict",status="200"}'] == 1
+    assert found["process_resident_memory_bytes"] > 2**20
+    assert not [name for name in found if "_created" in name]
+
+
+def test_several_workers_show_the_same_metrics_and_clean_up(tmp_path):
+    port = free_port()
+    process = start(["-c", READER], port, "--model", str(tmp_path), "--workers", "2", "--data-uri",
+                    str(tmp_path / "data"), TMPDIR=str(tmp_path))
+    try:
+        wait_until_ready(port, process)
+        requests = [threading.Thread(target=ask, args=(port, "POST", "/predict", *upload(picture()))) for _ in range(6)]
+        for request in requests:
+            request.start()
+        for request in requests:
+            request.join()
+        [folder] = tmp_path.glob("metrics-*")
+        workers = {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_livesum_*.db")}
+        assert len(workers) == 2
+        for _ in range(4):  # whichever worker answers
+            found = metrics(port)
+            assert found['handwriting_requests_total{route="/predict",status="200"}'] == 6
+            assert found["handwriting_confidence_count"] == 6
+            assert found["handwriting_requests_in_progress"] == 0
+            assert found['handwriting_model_info{version="v1"}'] == 1
+        os.kill(min(workers), signal.SIGKILL)
+        assert within(10, lambda: not list(folder.glob(f"gauge_live*_{min(workers)}.db")))
+        wait_until_ready(port, process)
+        assert metrics(port)['handwriting_requests_total{route="/predict",status="200"}'] == 6
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 0 and not folder.exists()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def conversation(protocol: str, url: str, *calls):
+    """Makes calls of KServe's own client one after the other; each is a method's name and what it takes but the URL."""
+    async def talk():
+        async with InferenceRESTClient(RESTConfig(protocol=protocol, timeout=20)) as client:
+            return [await getattr(client, method)(url, *arguments) for method, *arguments in calls]
+
+    return asyncio.run(talk())
+
+
+def test_kserves_own_client_reads_over_v1(server):
+    url, body = f"http://127.0.0.1:{server.port}", {"instances": [{"b64": base64.b64encode(picture()).decode()}] * 2}
+    live, ready, answer = conversation(
+        "v1", url, ("is_server_live",), ("is_model_ready", "ocr"), ("infer", body, "ocr"))
+    assert live and ready
+    assert answer == {"predictions": [
+        {"text": "chữ", "confidence": 0.9, "characters": [0.9, 0.9, 0.9], "version": "v1"}] * 2}
+
+
+def test_kserves_own_client_reads_over_v2(server):
+    url, data = f"http://127.0.0.1:{server.port}", [base64.b64encode(picture()).decode()] * 2
+    body = InferRequest("ocr", [InferInput("image", [2], "BYTES", data)], request_id="42")
+    live, ready, model_ready, answer = conversation(
+        "v2", url, ("is_server_live",), ("is_server_ready",), ("is_model_ready", "ocr"), ("infer", body, "ocr"))
+    assert live and ready and model_ready
+    assert (answer.model_name, answer.id) == ("ocr", "42")  # this client drops the version
+    tensors = {output.name: output.as_numpy() for output in answer.outputs}
+    assert tensors["text"].tolist() == ["chữ", "chữ"]
+    assert tensors["confidence"].dtype == tensors["characters"].dtype == np.float32
+    np.testing.assert_allclose(tensors["confidence"], [0.9] * 2)
+    np.testing.assert_allclose(tensors["characters"], [[0.9] * 3] * 2)
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_kserves_own_client_is_told_what_is_wrong(server, protocol):
+    url = f"http://127.0.0.1:{server.port}"
+    with pytest.raises(httpx.HTTPStatusError, match="unknown model, '404 NOT FOUND'"):
+        conversation(protocol, url, ("infer", {}, "other"))
+    with pytest.raises(httpx.HTTPStatusError, match="invalid body, '4"):
+        conversation(protocol, url, ("infer", {}, "ocr"))
+
+
+def test_pictures_as_kserves_client_sends_them_in_binary_are_refused_with_advice(server):
+    tensor = InferInput("image", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([picture()], dtype=object))
+    with pytest.raises(httpx.HTTPStatusError, match="binary tensors, '415") as caught:
+        conversation("v2", f"http://127.0.0.1:{server.port}", ("infer", InferRequest("ocr", [tensor]), "ocr"))
+    assert "base64" in caught.value.response.json()["message"]
+
+
+def test_the_parent_process_loads_neither_the_runtime_nor_the_metrics_library():
+    """The one does not survive a fork, the other looks at its import for where the workers share their metrics."""
+    code = "import sys, handwriting.serving; print({'onnxruntime', 'prometheus_client', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "ops" / "shared")})
+    assert done.stdout.strip() == "set()"

@@ -1,6 +1,11 @@
-"""Where things lie in the bucket."""
+"""Names that several parts agree on: where things lie in the bucket, and what requests to the predictor carry."""
 
 DATA = "data"  # {train,validation,test,user_data}/images/* and labels.json
 DATASETS = "datasets"  # <id>/: packed, never changed
 MODELS = "models"  # <version>/: bundles, never changed; current.json names the one that serves
 RUNS = "runs"  # <id>/: checkpoint and result of a training run
+WHEELS = "wheels"  # models/<version>/wheels/<target>/: what the predictor installs
+
+FIELD = "file"  # of a multipart request: the picture
+KEEP_HEADER = "X-Keep-Picture"  # "no" in a request: the picture is read, not stored
+VERSION_HEADER = "X-Model-Version"  # of every answer

@@ -1,16 +1,20 @@
 """The HTTP application that reads lines: `POST /predict` with a picture gives its text.
 
 Bytes become a reading in `Predictor.read` alone, and everything that goes wrong becomes an answer in `_error` alone:
-a further protocol adds routes around these two.
+KServe's protocols (`handwriting.protocols`) are further routes around these two.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flask import Flask, Response, current_app, jsonify, request
+from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from handwriting.errors import HandwritingError, ImageError
+from handwriting.errors import ImageError
+from handwriting.layout import FIELD, VERSION_HEADER
+from handwriting.monitoring import Metrics, Monitor
+from handwriting.protocols import Refused, add_routes, reading_json, wants_kept
 from handwriting.user_data import UserPictures
 
 if TYPE_CHECKING:  # the application itself needs no ONNX Runtime: the server loads the reader after its fork
@@ -20,19 +24,10 @@ if TYPE_CHECKING:  # the application itself needs no ONNX Runtime: the server lo
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 10 * 2**20
-FIELD = "file"
 IMAGE_STATUS = {"empty": 400, "too small": 400, "too wide": 400, "too large": 413}  # any other reason: 415
 RETRY_AFTER = 5  # seconds, told with every 503
 DISCARD = 4  # times the limit: how much of a refused body is read all the same
 EXAMPLE = f"send multipart/form-data, as `curl -F {FIELD}=@line.png` does"
-
-
-class Refused(HandwritingError):
-    """A request without a reading: `status` is the HTTP code, `reason` the short name a client can test for."""
-
-    def __init__(self, status: int, reason: str, message: str):
-        super().__init__(message)
-        self.status, self.reason = status, reason
 
 
 class Predictor:
@@ -41,44 +36,82 @@ class Predictor:
     Attributes:
         reader: The loaded model; None until there is one, and every reading is refused with 503.
         store: Keeps the pictures that could be read; None keeps nothing.
+        name: The model's name in KServe's protocols.
+        metrics: Counts readings and kept pictures.
     """
 
-    def __init__(self, reader: "Reader | None", store: UserPictures | None):
-        self.reader = reader
-        self.store = store
+    def __init__(self, reader: "Reader | None", store: UserPictures | None, name: str, metrics: Metrics):
+        self.reader, self.store = reader, store
+        self.name, self.metrics = name, metrics
+        if store is not None:
+            store.watch = metrics.count_pictures
 
-    def read(self, picture: bytes) -> "Reading":
-        """Reads one picture and hands it to the store.
+    @property
+    def version(self) -> str:
+        """The version of the loaded model; empty without one."""
+        return self.reader.version if self.reader else ""
+
+    def loaded(self) -> "Reader":
+        """Returns the model.
 
         Raises:
-            ImageError: The picture cannot be used.
-            Refused: The model is not loaded yet.
+            Refused: It is not loaded yet.
         """
         if self.reader is None:
             raise Refused(503, "not ready", "the model is still loading; try again in a few seconds")
-        reading = self.reader.read([picture])[0]
-        if self.store is not None:
-            self.store.add(picture)
-        return reading
+        return self.reader
+
+    def read(self, pictures: Sequence[bytes], keep: bool = True, where: str = "") -> "list[Reading]":
+        """Reads pictures, and hands them to the store once all could be read.
+
+        Args:
+            pictures: One line each.
+            keep: False keeps none of them.
+            where: Name of the list they came in, for messages; empty where there is but one picture.
+
+        Raises:
+            ImageError: A picture cannot be used; the message names it.
+            Refused: The model is not loaded yet.
+        """
+        readings = [self._read_one(picture, where and f"{where}[{number}]") for number, picture in enumerate(pictures)]
+        for reading in readings:
+            self.metrics.confidence.observe(reading.confidence)
+        if keep and self.store is not None:
+            for picture in pictures:
+                self.store.add(picture)
+        return readings
+
+    def _read_one(self, picture: bytes, place: str) -> "Reading":
+        try:
+            return self.loaded().read([picture])[0]
+        except ImageError as error:
+            if place:
+                raise ImageError(error.reason, f"{place}: {error}") from error
+            raise
 
 
-def create_app(reader: "Reader | None", store: UserPictures | None = None, max_bytes: int = MAX_BYTES) -> Flask:
+def create_app(reader: "Reader | None", store: UserPictures | None = None, max_bytes: int = MAX_BYTES,
+               name: str = "handwriting") -> Flask:
     """Makes the application.
 
     Args:
         reader: The loaded model; where None, set `app.extensions["predictor"].reader` when it is there.
         store: Where users' pictures are kept, or None.
         max_bytes: Largest request body in bytes.
+        name: The model's name in KServe's protocols.
     """
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_bytes
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["predictor"] = Predictor(reader, store)
+    metrics = Metrics()
+    predictor = app.extensions["predictor"] = Predictor(reader, store, name, metrics)
     app.add_url_rule("/predict", view_func=predict, methods=["POST"])
     app.add_url_rule("/healthz", view_func=alive)
     app.add_url_rule("/readyz", view_func=ready)
     app.add_url_rule("/", view_func=index)
+    add_routes(app)
+    Monitor(metrics, lambda: predictor.version).watch(app)
     app.after_request(_tell_version)
     app.register_error_handler(Refused, _refused)
     app.register_error_handler(ImageError, _unusable_picture)
@@ -93,16 +126,10 @@ def _predictor() -> Predictor:
 
 def predict() -> Response:
     """`POST /predict`: the text of the line, or JSON with confidences where `Accept` asks for it."""
-    reading = _predictor().read(_uploaded_picture())
+    [reading] = _predictor().read([_uploaded_picture()], wants_kept())
     if request.accept_mimetypes.best_match(["text/plain", "application/json"]) == "application/json":
-        return jsonify(reading_json(reading))
+        return jsonify(reading_json(reading, _predictor().version))
     return Response(reading.text, content_type="text/plain; charset=utf-8")
-
-
-def reading_json(reading: "Reading") -> dict:
-    """Returns what JSON clients get: confidences are fractions 0-1, `characters` has one for each of the text's."""
-    return {"text": reading.text, "confidence": round(reading.confidence, 4),
-            "characters": [round(value, 4) for value in reading.characters], "version": _version()}
 
 
 def alive() -> Response:
@@ -112,20 +139,16 @@ def alive() -> Response:
 
 def ready() -> Response:
     """`GET /readyz`: the model is loaded."""
-    if _predictor().reader is None:
-        raise Refused(503, "not ready", "the model is still loading")
-    return jsonify(ready=True, version=_version())
+    return jsonify(ready=True, version=_predictor().loaded().version)
 
 
 def index() -> Response:
     """`GET /`: what can be asked for."""
-    return jsonify(status="alive", version=_version(),
-                   routes={"POST /predict": EXAMPLE, "GET /healthz": "alive", "GET /readyz": "model loaded"})
-
-
-def _version() -> str:
-    reader = _predictor().reader
-    return reader.version if reader else ""
+    predictor = _predictor()
+    return jsonify(status="alive", version=predictor.version, routes={
+        "POST /predict": EXAMPLE, "GET /healthz": "alive", "GET /readyz": "model loaded", "GET /metrics": "Prometheus",
+        f"POST /v1/models/{predictor.name}:predict": "KServe V1",
+        f"POST /v2/models/{predictor.name}/infer": "Open Inference Protocol V2"})
 
 
 def _uploaded_picture() -> bytes:
@@ -149,13 +172,14 @@ def _uploaded_picture() -> bytes:
 
 
 def _tell_version(response: Response) -> Response:
-    if version := _version():
-        response.headers["X-Model-Version"] = version
+    if version := _predictor().version:
+        response.headers[VERSION_HEADER] = version
     return response
 
 
 def _error(status: int, reason: str, message: str) -> Response:
     """The one form of every answer that is not 200."""
+    g.reason = reason
     response = jsonify(error=reason, message=message)
     response.status_code = status
     if status == 503:
@@ -197,5 +221,5 @@ def _discard_body(most: int) -> None:
 
 
 def _bug(error: Exception) -> Response:
-    log.error("internal error at %s %s", request.method, request.path, exc_info=error)
+    log.error("internal error at %s %s", request.method, request.url_rule, exc_info=error)
     return _error(500, "internal error", "the server could not answer; its log tells why")

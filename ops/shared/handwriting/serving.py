@@ -6,6 +6,10 @@ The model and the thread that keeps users' pictures are made in each worker, aft
 import argparse
 import logging
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
@@ -13,21 +17,22 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
 from handwriting.errors import HandwritingError
-from handwriting.predictor import create_app
 from handwriting.user_data import UserPictures
 
 if TYPE_CHECKING:
     from handwriting.reader import Reader
 
+NAME = "handwriting"
 GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests first, then waiting pictures
 DRAIN = 10.0  # seconds of these for the pictures
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where several workers write their metrics, for each to show them all
 
 
 class Server(BaseApplication):
     """gunicorn around one model."""
 
-    def __init__(self, model: str, data_uri: str, options: dict[str, Any]):
-        self.model, self.data_uri, self.options = model, data_uri, options
+    def __init__(self, model: str, data_uri: str, name: str, options: dict[str, Any]):
+        self.model, self.data_uri, self.name, self.options = model, data_uri, name, options
         self.pictures: UserPictures | None = None
         super().__init__()
 
@@ -42,13 +47,17 @@ class Server(BaseApplication):
             AppImportError: The model or the bucket cannot be used: gunicorn prints this one line and ends with status
                 4, where any other error would be followed by a stack trace.
         """
+        from handwriting.monitoring import log_to_stderr  # here: its library looks for METRICS_FOLDER at its import
+        from handwriting.predictor import create_app
+
         try:
             reader = load_reader(self.model)
             if self.data_uri:
                 self.pictures = UserPictures(self.data_uri)
         except HandwritingError as error:
             raise AppImportError(f"cannot serve {self.model}: {error}") from error
-        return create_app(reader, self.pictures)
+        log_to_stderr()
+        return create_app(reader, self.pictures, name=self.name)
 
 
 def load_reader(model: str) -> "Reader":
@@ -57,12 +66,11 @@ def load_reader(model: str) -> "Reader":
     Raises:
         HandwritingError: There is no bundle, or it is damaged.
     """
-    from handwriting.bundle import fetch_bundle  # here: only workers load ONNX Runtime, which does not survive a fork
-    from handwriting.reader import Reader
+    from handwriting.reader import Reader  # here: only workers load ONNX Runtime, which does not survive a fork
 
     # One thread a reading: ONNX Runtime would take one for each core of the machine, whatever share the pod may use,
     # and requests run beside each other anyway.
-    return Reader.load(fetch_bundle(model), threads=1)
+    return Reader.fetch(model, threads=1)
 
 
 def _drain(arbiter: Any, worker: Any) -> None:
@@ -71,8 +79,16 @@ def _drain(arbiter: Any, worker: Any) -> None:
         worker.app.pictures.close(DRAIN)
 
 
+def _forget(arbiter: Any, worker: Any) -> None:
+    """gunicorn's hook in the parent when a worker has ended: its requests in progress and waiting pictures are gone."""
+    if METRICS_FOLDER in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)
+
+
 def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "", workers: int = 1,
-          threads: int = 4) -> None:
+          threads: int = 4, name: str = NAME) -> None:
     """Serves one model until SIGTERM or SIGINT, and ends the process.
 
     Args:
@@ -82,17 +98,37 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
         data_uri: Where users' pictures are kept; empty keeps nothing.
         workers: Processes, each with its own model in memory.
         threads: Requests a process answers at the same time.
+        name: The model's name in KServe's protocols.
 
     Raises:
         SystemExit: Always: 0 after a signal, not 0 when the model or the address cannot be used.
     """
     options = {
         "bind": f"{host}:{port}", "workers": workers, "threads": threads, "worker_class": "gthread",
-        "graceful_timeout": GRACE, "worker_exit": _drain, "preload_app": False, "accesslog": None,
+        "graceful_timeout": GRACE, "worker_exit": _drain, "child_exit": _forget, "preload_app": False,
+        "accesslog": None,
         "control_socket_disable": True,  # it would be written to the home folder, and nobody uses it
         "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
     }
-    Server(model, data_uri, options).run()
+    with _metrics_of(workers):
+        Server(model, data_uri, name, options).run()
+
+
+@contextmanager
+def _metrics_of(workers: int) -> Iterator[None]:
+    """Sets what the metrics' library asks for at its import, and gives several workers a folder to share."""
+    os.environ.setdefault("PROMETHEUS_DISABLE_CREATED_SERIES", "true")  # a third of all series, and nobody reads them
+    os.environ.pop(METRICS_FOLDER, None)
+    if workers == 1:
+        yield
+        return
+    parent = os.getpid()
+    folder = os.environ[METRICS_FOLDER] = tempfile.mkdtemp(prefix="metrics-")
+    try:
+        yield
+    finally:
+        if os.getpid() == parent:  # workers are forks of this very line, and leave it when they end
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -104,6 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--name", default=os.environ.get("MODEL_NAME", NAME), help="name in KServe's protocols")
     options = parser.parse_args(arguments)
     if not options.model:
         parser.error("give --model or set STORAGE_URI")

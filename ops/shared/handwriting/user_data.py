@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from PIL import Image
@@ -32,6 +33,7 @@ class UserPictures:
         stored: Pictures written to the store.
         waiting: Pictures accepted and not yet written.
         lost: Pictures that will never be written.
+        watch: Called with the changes of `stored`, `lost` and `waiting`, from any thread.
     """
 
     def __init__(self, data_uri: str, capacity: int = 1000, max_bytes: int = 64 * 2**20, attempts: int = 8,
@@ -49,6 +51,7 @@ class UserPictures:
             StoreError: The URI cannot be a store.
         """
         self.stored = self.waiting = self.lost = 0
+        self.watch: Callable[[int, int, int], None] = lambda stored, lost, waiting: None
         self._store = open_store(data_uri)
         self._capacity, self._max_bytes, self._attempts, self._pause = capacity, max_bytes, attempts, pause
         self._queue: deque[tuple[str, bytes]] = deque()
@@ -64,11 +67,11 @@ class UserPictures:
             room = self.waiting < self._capacity and self._bytes + len(picture) <= self._max_bytes
             if room and not self._closed:
                 self._queue.append((unique_name(), picture))
-                self.waiting += 1
                 self._bytes += len(picture)
+                self._count(waiting=1)
                 self._changed.notify()
                 return
-            self.lost += 1
+            self._count(lost=1)
             lost = self.lost
         if lost % LOG_EVERY == 1:
             log.error("user picture not kept, the queue is full or closed: %d lost so far; check the bucket", lost)
@@ -86,13 +89,13 @@ class UserPictures:
         with self._changed:
             if self.waiting:
                 log.error("%d user pictures not stored within %.0f s of stopping are lost", self.waiting, deadline)
-            self.lost += self.waiting
-            self.waiting = self._bytes = 0
+            self._count(lost=self.waiting, waiting=-self.waiting)
+            self._bytes = 0
             self._queue.clear()
 
     def _work(self) -> None:
         while item := self._next():
-            self._count(item[1], self._keep(*item))
+            self._done(item[1], self._keep(*item))
 
     def _next(self) -> tuple[str, bytes] | None:
         """Waits for a picture; None when closed and nothing waits."""
@@ -100,14 +103,19 @@ class UserPictures:
             self._changed.wait_for(lambda: self._queue or self._closed)
             return self._queue.popleft() if self._queue else None
 
-    def _count(self, picture: bytes, stored: bool) -> None:
+    def _done(self, picture: bytes, stored: bool) -> None:
         with self._changed:
             if not self.waiting:  # close() has given up and counted it
                 return
-            self.waiting -= 1
             self._bytes -= len(picture)
-            self.stored += stored
-            self.lost += not stored
+            self._count(stored, not stored, -1)
+
+    def _count(self, stored: int = 0, lost: int = 0, waiting: int = 0) -> None:
+        """Adds changes, under the lock, and tells them."""
+        self.stored += stored
+        self.lost += lost
+        self.waiting += waiting
+        self.watch(stored, lost, waiting)
 
     def _keep(self, name: str, picture: bytes) -> bool:
         """Writes one picture and says whether that worked."""
