@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_pack, _add_preprocess, _add_train, _add_evaluate, _add_read, _add_serve, _add_manifest, _add_run):
+    for add in (_add_pack, _add_preprocess, _add_train, _add_evaluate, _add_read, _add_serve, _add_wheels,
+                _add_manifest, _add_run):
         add(commands)
     return top
 
@@ -73,7 +74,10 @@ def _add_config(command: argparse.ArgumentParser, config: type, only: Sequence[s
     for field in fields(config):
         if not isinstance(field.default, (int, float, str)) or only and field.name not in only:
             continue
-        command.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default,
+        kind: dict[str, Any] = {"type": type(field.default)}
+        if isinstance(field.default, bool):  # --x and --no-x: bool("False") would be true
+            kind = {"action": argparse.BooleanOptionalAction}
+        command.add_argument(f"--{field.name.replace('_', '-')}", **kind, default=field.default,
                              help=(help_of.get(field.name) or field.name).replace("%", "%%"))
 
 
@@ -192,10 +196,9 @@ def _add_read(commands: Any) -> None:
 
 def read_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Reads pictures; one that cannot be read does not stop the others, but gives exit status 1."""
-    from handwriting.bundle import fetch_bundle
     from handwriting.reader import Reader
 
-    reader = Reader.load(fetch_bundle(options.model))
+    reader = Reader.fetch(options.model)
     readings = [_read(reader, path) for path in options.image]
     for reading in readings:
         if "error" in reading:
@@ -228,9 +231,27 @@ def serve_command(options: argparse.Namespace) -> None:
     serve(options.model, options.host, options.port, options.data_uri, options.workers, options.threads)
 
 
+def _add_wheels(commands: Any) -> None:
+    command = _command(commands, wheels_command)
+    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
+    _add_config(command, ServiceConfig, ["python", "machine"])
+
+
+def wheels_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Completes a bundle with the wheels its service installs, as the deploy step does."""
+    from handwriting import wheels
+    from handwriting.bundle import find_bundle
+    from handwriting.store import open_store
+
+    config = _config(ServiceConfig, options)
+    bundle = open_store(find_bundle(options.model))
+    return {"wheels": wheels.ensure(bundle, wheels.Target(config.python, config.machine))}
+
+
 def _add_manifest(commands: Any) -> None:
     command = _command(commands, manifest_command)
     command.add_argument("--model-uri", required=True, help="the bundle, s3://.../models/<version>")
+    command.add_argument("--canary-percent", type=int, help="share of the requests for it, in Knative mode")
     _add_config(command, ServiceConfig)
 
 

@@ -22,8 +22,8 @@ import requests
 from kfp import local
 from tqdm import tqdm
 
-from handwriting import layout
-from handwriting.bundle import CONFIG, CURRENT, fetch_bundle
+from handwriting import layout, wheels
+from handwriting.bundle import CURRENT, fetch_bundle
 from handwriting.errors import DeployError, HandwritingError
 from handwriting.label_studio import LabelStudio, from_environment
 from handwriting.labels import BUCKET_SPLITS
@@ -177,14 +177,14 @@ class LocalRun:
         return run.outputs
 
     def _start_predictor(self) -> tuple[str, str]:
-        """Starts what the manifest says, and plays the storage initializer before it; returns address and version."""
+        """Starts what the manifest says; returns address and version."""
         self._announce("predictor")
         models = open_store(join(self.bucket, layout.MODELS))
         if not models.exists(CURRENT):
             raise DeployError(f"{join(models.root, CURRENT)} is not there: nothing was promoted, so nothing can serve")
         current = read_json(models, CURRENT)
         container = current["manifest"]["spec"]["predictor"]["containers"][0]
-        bundle = self._initialize(join(models.root, current["id"]), current["id"])
+        bundle = self._initialize_storage(join(models.root, current["id"]))
         port = free_port()
         environment = {**_environment(container), "STORAGE_URI": str(bundle), "PORT": str(port),
                        "SITE_ROOT": str(self.folder)}
@@ -192,18 +192,20 @@ class LocalRun:
         log.info("installing its packages, then starting")
         self.servers.enter_context(ProcessServer(
             "the predictor", [*container["command"], *container.get("args", [])], f"{url}/readyz",
-            self.folder / "predictor.log", env=environment, deadline=900))
+            self.folder / "predictor.log", env=environment, deadline=300))
         log.info("the predictor runs at %s", url)
         return url, current["id"]
 
-    def _initialize(self, uri: str, version: str) -> Path:
-        """Brings the bundle to the local disk, as KServe's storage initializer does in a pod."""
-        folder = self.folder / "bundles" / version
-        if not (folder / CONFIG).exists():
-            store = open_store(uri)
-            for entry in sorted(store.list(), key=lambda entry: entry.key == CONFIG):  # the config last
-                store.download(entry.key, folder / entry.key)
-        return folder
+    def _initialize_storage(self, uri: str) -> Path:
+        """Plays the storage initializer: returns a copy of a bundle with its wheels.
+
+        They are there from the deploy step, except where this machine differs from the service's image.
+        """
+        here = wheels.Target.here()
+        wheels.ensure(open_store(uri), here)
+        bundle = fetch_bundle(uri, self.folder / "bundles")
+        wheels.fetch(open_store(uri), bundle, here)
+        return bundle
 
     def _ask(self, predictor: str, version: str) -> Reply:
         """Sends a held-out line to the predictor."""
@@ -215,7 +217,7 @@ class LocalRun:
         if answer.status_code != 200:
             raise DeployError(f"{predictor}/predict answered {answer.status_code}: {answer.text}; "
                               f"see {self.folder / 'predictor.log'}")
-        reader = Reader.load(fetch_bundle(str(self.folder / "bundles" / version)))
+        reader = Reader.load(self.folder / "bundles" / version)
         return Reply(f"test/images/{name}", truth, answer.content.decode(), reader.read([picture])[0].text)
 
     def _tell(self, label_studio: str, project: int, predictor: str, reply: Reply, cer: float, max_cer: float,

@@ -35,7 +35,7 @@ def model(small_dataset, tmp_path_factory):
 
 def test_help_names_every_step():
     text = command("--help").stdout
-    for name in ("pack", "preprocess", "train", "evaluate", "read", "serve", "manifest", "run"):
+    for name in ("pack", "preprocess", "train", "evaluate", "read", "serve", "wheels", "manifest", "run"):
         assert re.search(rf"^    {name}\b", text, re.MULTILINE)
         assert "usage" in command(name, "--help").stdout
 
@@ -89,6 +89,15 @@ def test_manifest_needs_no_cluster_and_no_bucket():
     assert "s3://nowhere/models/abc123/" in json.dumps(result)
 
 
+def test_manifest_has_an_option_for_each_setting_of_the_service():
+    service = ["--mode", "Serverless", "--min-replicas", 0, "--canary-percent", 5, "--no-install", "--image", "me/ocr"]
+    result = last_line(command("manifest", "--model-uri", "s3://b/models/v", *service))
+    predictor = result["spec"]["predictor"]
+    assert (predictor["minReplicas"], predictor["canaryTrafficPercent"]) == (0, 5)
+    assert predictor["containers"][0]["image"] == "me/ocr"
+    assert "pip" not in str(predictor["containers"][0]["command"])
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["pack", "--data", "/nowhere", "--out", "/tmp/x"], "/nowhere"),
     (["pack", "--data", "ftp://x", "--out", "/tmp/x"], "ftp://x"),
@@ -97,6 +106,7 @@ def test_manifest_needs_no_cluster_and_no_bucket():
     (["evaluate", "--model", "/nowhere", "--dataset", "/nowhere"], "/nowhere"),
     (["read", "--model", "/nowhere", "x.png"], "/nowhere"),
     (["manifest", "--model-uri", "s3://b/models/v", "--name", "No_Name"], "No_Name"),
+    (["wheels", "--model", "/nowhere"], "/nowhere"),
     (["run", "--folder", "{tmp}", "--data", "/nowhere"], "/nowhere"),
 ])
 def test_errors_are_one_line_that_says_where(arguments, said, tmp_path, label_studio, s3):

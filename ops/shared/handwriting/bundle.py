@@ -8,33 +8,24 @@
 | metrics.json | validation scores of every epoch |
 | requirements.txt | exact versions of what serves it, as they were when it was made |
 | code/handwriting/ | what serves it, as it was when it was made |
+| wheels/<target>/ | what it installs, for one Python and machine, with a lock; added by the deploy step |
 """
 
-import hashlib
-import json
-import tempfile
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from handwriting import sources
 from handwriting.dataset import LATEST, resolve
 from handwriting.errors import DataError
 from handwriting.image import ImageConfig
-from handwriting.store import CONNECTIONS, Store, join, open_store, read_json, write_json
-
-if TYPE_CHECKING:
-    from handwriting import serving  # noqa: F401  travels in every bundle, so it belongs to each step that writes one
+from handwriting.layout import WHEELS
+from handwriting.store import CONNECTIONS, Store, join, open_store, read_json
 
 CONFIG, WEIGHTS, ONNX, METRICS, REQUIREMENTS = ("config.json", "model.safetensors", "model.onnx", "metrics.json",
                                                 "requirements.txt")
 CURRENT = "current.json"
 CODE = "code/handwriting"
-SERVER = "serving"
-SERVING = ("boto3", "flask", "gunicorn", "numpy", "onnxruntime", "opencv-python-headless", "pillow")
 
 
 @dataclass(frozen=True)
@@ -47,46 +38,6 @@ class BundleConfig:
     model: dict[str, Any]
     train: dict[str, Any]
     dataset: str
-
-
-def write_bundle(store: Store, folder: Path, config: dict[str, Any]) -> str:
-    """Completes the files in `folder` (weights, ONNX, metrics) with code and requirements, and uploads them.
-
-    Args:
-        store: The root of all models.
-        folder: Local folder with WEIGHTS, ONNX and METRICS.
-        config: The fields of BundleConfig without the version.
-
-    Returns:
-        The version: a hash of weights, settings, code and requirements.
-    """
-    for name, text in sources.closure([SERVER]).items():
-        path = folder / CODE / f"{name}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in serving_requirements()), "utf-8")
-    version = _version(folder, config)
-    if not store.exists(f"{version}/{CONFIG}"):
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            list(pool.map(lambda path: store.upload(path, f"{version}/{path.relative_to(folder).as_posix()}"), files))
-        write_json(store, f"{version}/{CONFIG}", {**config, "version": version})
-    write_json(store, LATEST, {"id": version})
-    return version
-
-
-def _version(folder: Path, config: dict[str, Any]) -> str:
-    """Hashes what decides a bundle's readings; ONNX and metrics follow from it, and hold times of day."""
-    content = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for part in (folder / WEIGHTS, folder / REQUIREMENTS):
-        content.update(hashlib.sha256(part.read_bytes()).digest())
-    content.update(sources.digest(SERVER).encode())
-    return content.hexdigest()[:12]
-
-
-def serving_requirements(packages: Iterable[str] = SERVING) -> list[str]:
-    """Returns exact versions of the packages a predictor needs, as they are installed here and so were tried."""
-    return [f"{name}=={metadata.version(name)}" for name in packages]
 
 
 def find_bundle(uri: str) -> str:
@@ -108,8 +59,10 @@ def read_config(store: Store) -> BundleConfig:
         raise DataError(f"{join(store.root, CONFIG)} does not fit this version ({error}); train again") from error
 
 
-def fetch_bundle(uri: str) -> Path:
-    """Returns a local folder with the bundle: `uri` itself where it is local, else a copy in a temporary folder.
+def fetch_bundle(uri: str, cache: Path) -> Path:
+    """Returns a local folder with the bundle: where it lies, if that is local, else a copy without wheels.
+
+    The copy is `<cache>/<version>`. One that is there already is taken as it is: bundles never change.
 
     Raises:
         MissingError: There is no bundle at `uri`.
@@ -118,14 +71,10 @@ def fetch_bundle(uri: str) -> Path:
     if not found.startswith("s3://"):
         return Path(found)
     store = open_store(found)
-    folder = Path(tempfile.mkdtemp(prefix="bundle-"))
-    keys = [entry.key for entry in store.list()]
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        list(pool.map(lambda key: store.download(key, folder / key), keys))
+    folder = cache / found.rpartition("/")[2]
+    if not (folder / CONFIG).exists():
+        keys = [entry.key for entry in store.list() if entry.key != CONFIG and not entry.key.startswith(f"{WHEELS}/")]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(lambda key: store.download(key, folder / key), keys))
+        store.download(CONFIG, folder / CONFIG)  # last: a copy that broke off is fetched again
     return folder
-
-
-def as_config(image: ImageConfig, alphabet: str, model: Any, train: Any, dataset: str) -> dict[str, Any]:
-    """Returns the fields of a bundle's config as JSON holds them; `model` and `train` are dataclasses."""
-    return json.loads(json.dumps({"image": asdict(image), "alphabet": alphabet, "model": asdict(model),
-                                  "train": asdict(train), "dataset": dataset}))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
-from handwriting.bundle import CONFIG, CURRENT, fetch_bundle
+from handwriting.bundle import CONFIG, CURRENT
 from handwriting.dataset import Dataset, Line
 from handwriting.errors import DataError
 from handwriting.image import ImageConfig
@@ -40,7 +40,7 @@ def evaluate(model_uri: str, dataset_uri: str, split: str = "test") -> Evaluatio
     """
     with TemporaryDirectory(prefix="evaluate-") as scratch:
         dataset = Dataset(dataset_uri, Path(scratch))
-        reader = Reader.load(fetch_bundle(model_uri))
+        reader = Reader.fetch(model_uri)
         _check_image(reader.config.image, dataset.manifest.image, model_uri)
         lines = dataset.lines(split)
         readings = [reader.read_pixels(dataset.pixels(line)).text

@@ -1,6 +1,7 @@
 """Reads pictures with a bundle: ONNX Runtime, no PyTorch. Serving, evaluation and the command line all read with it."""
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from handwriting.alphabet import Alphabet
-from handwriting.bundle import ONNX, BundleConfig, read_config
+from handwriting.bundle import ONNX, BundleConfig, fetch_bundle, read_config
 from handwriting.ctc import STEP, Reading, decode_greedy, steps
 from handwriting.errors import DataError
 from handwriting.image import read_line, to_input
@@ -48,6 +49,21 @@ class Reader:
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
             raise DataError(f"{folder / ONNX} cannot be loaded ({error}); fetch the bundle again") from error
         return cls(session, config)
+
+    @classmethod
+    def fetch(cls, uri: str, threads: int = 0) -> "Reader":
+        """Loads the bundle at a URI, or the one that serves or came last where it is the root of models.
+
+        Args:
+            uri: `s3://` URI or local folder.
+            threads: Of one reading; 0 lets ONNX Runtime take all cores.
+
+        Raises:
+            MissingError: There is no bundle.
+            DataError: A file is missing or damaged.
+        """
+        with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:  # loaded, it lives in memory
+            return cls.load(fetch_bundle(uri, Path(scratch)), threads)
 
     def read(self, pictures: Sequence[bytes]) -> list[Reading]:
         """Reads pictures of one line each.

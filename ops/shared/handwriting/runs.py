@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from handwriting import sources
 from handwriting.alphabet import Alphabet
-from handwriting.bundle import CONFIG, METRICS, ONNX, WEIGHTS, as_config, write_bundle
+from handwriting.bundle import CONFIG, METRICS, ONNX, WEIGHTS
+from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
 from handwriting.dataset import Dataset
 from handwriting.errors import DataError
