@@ -7,6 +7,7 @@ from kfp.dsl import PipelineTask
 
 from ops.deploy import deploy
 from ops.evaluate import evaluate
+from ops.packages import BASE_IMAGE
 from ops.preprocess import preprocess
 from ops.promote import promote
 from ops.train import train
@@ -59,6 +60,11 @@ def handwriting_pipeline(
     name: str = "handwriting",
     namespace: str = "kubeflow-user",
     mode: str = "Standard",
+    image: str = BASE_IMAGE,
+    min_replicas: int = 1,
+    max_replicas: int = 3,
+    canary: int = 10,
+    smoke: bool = True,
     apply: bool = True,
 ) -> Outcome:
     """Trains a reader on what is labelled now, and deploys it if it reads better than the one that serves.
@@ -84,7 +90,12 @@ def handwriting_pipeline(
         margin: CER by which a new model must be better than the one that serves.
         name: Name of the InferenceService.
         namespace: Namespace of the InferenceService.
-        mode: KServe's deployment mode, "Standard" or "Knative".
+        mode: KServe's deployment mode, "Standard" or "Knative"; "RawDeployment" or "Serverless" up to KServe 0.15.
+        image: Image of the predictor; Python 3.11 with pip.
+        min_replicas: Fewest pods; 0 in Knative mode only.
+        max_replicas: Most pods.
+        canary: Percent of the requests that a new version gets before it has answered; Knative mode only.
+        smoke: Ask the service itself for its version and one reading before it counts as deployed.
         apply: False makes the manifest only, on a machine without a cluster.
 
     Returns:
@@ -113,7 +124,8 @@ def handwriting_pipeline(
     # an output named otherwise than "Output" would silently count as false in a local run (kfp 2.17)
     with dsl.If(decision.outputs["Output"] == True, name="better"):  # noqa: E712  KFP needs the comparison
         service = _with_secrets(deploy(model=model.outputs["Output"], bucket=bucket, name=name, namespace=namespace,
-                                       mode=mode, apply=apply), S3_SECRET)
+                                       mode=mode, image=image, min_replicas=min_replicas, max_replicas=max_replicas,
+                                       canary=canary, smoke=smoke, apply=apply), S3_SECRET)
         service.set_caching_options(False)  # the cluster may have changed
 
     return Outcome(model.outputs["Output"], scores.outputs["cer"], scores.outputs["champion_cer"])

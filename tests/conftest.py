@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from fake_cluster import FakeCluster, kubeconfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-SERVER_FIXTURES = {"s3", "bucket", "label_studio", "personal_token"}
+SERVER_FIXTURES = {"s3", "bucket", "label_studio", "personal_token", "labelled"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,6 +84,37 @@ def small_dataset(sample_folder, tmp_path_factory):
     return pack_folder(str(sample_folder), str(tmp_path_factory.mktemp("datasets")), PackConfig(), LabelConfig()).uri
 
 
+class Labelled(NamedTuple):
+    """Where labelled lines are: the Label Studio project, and the `s3://` URI of the bucket."""
+
+    label_studio_url: str
+    project: int
+    bucket: str
+
+
+@pytest.fixture
+def labelled(bucket, label_studio, sample_folder, monkeypatch):
+    """A bucket with rendered lines and a Label Studio project over them; its token is in the environment."""
+    from handwriting import layout
+    from handwriting.label_studio import LabelStudio
+    from handwriting.labels import BUCKET_SPLITS
+    from handwriting.packing import LABELS
+    from handwriting.store import open_store, read_json
+    from pipeline.labelling import ensure_project, import_labels
+
+    data_uri = f"s3://{bucket}/{layout.DATA}"
+    target, source = open_store(data_uri), open_store(str(sample_folder))
+    labels = {split: read_json(source, f"{split}/{LABELS}") for split in BUCKET_SPLITS}
+    for entry in source.list():
+        if not entry.key.endswith(LABELS):
+            target.write(entry.key, source.read(entry.key))
+    monkeypatch.setenv("LABEL_STUDIO_TOKEN", label_studio.token)
+    client = LabelStudio(label_studio.url, label_studio.token)
+    project = ensure_project(client, bucket)
+    import_labels(client, project, data_uri, labels)
+    return Labelled(label_studio.url, project, f"s3://{bucket}")
+
+
 class Answer(NamedTuple):
     """What the fake server says to one request."""
 
@@ -120,7 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         key = f"{self.command} {self.path.partition('?')[0]}"
-        self.server.requests.append((key, dict(self.headers), json.loads(body) if body else None))
+        is_json = self.headers.get_content_type() == "application/json"
+        self.server.requests.append((key, dict(self.headers), json.loads(body) if body and is_json else body or None))
         queue = self.server.answers.get(key, [Answer(404, {"detail": "Not found."})])
         answer = queue.pop(0) if len(queue) > 1 else queue[0]
         time.sleep(answer.delay)
@@ -148,3 +181,19 @@ def fake_server() -> Iterator[FakeServer]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch) -> Iterator[FakeCluster]:
+    """A simulated cluster that the environment names; its outages are short."""
+    from handwriting import cluster as cluster_module
+
+    server = FakeCluster()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", f"http://127.0.0.1:{server.server_port}")))
+    monkeypatch.setattr(cluster_module, "PAUSE", 0.01)
+    yield server
+    server.shutdown()
+    server.server_close()
