@@ -15,7 +15,7 @@ lint: $(VENV)/.lint
 	@$(BIN)/python -m flake8
 	@$(BIN)/python -m mypy
 
-compile: $(VENV)/.local  ## build/pipeline.yaml
+compile: $(VENV)/.local  ## build/: the pipeline and the cluster's side
 	@$(BIN)/python compile.py
 
 clean:

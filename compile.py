@@ -1,8 +1,10 @@
-"""Writes the pipeline spec that Kubeflow Pipelines takes: `python compile.py`."""
+"""Writes the pipeline spec that Kubeflow Pipelines takes, and what the cluster needs beside it: `python compile.py`."""
 
 import argparse
 from pathlib import Path
 
+from handwriting.errors import ConfigError
+from pipeline.cluster_manifests import ClusterConfig, write_cluster_files
 from pipeline.compiling import compile_pipeline
 
 BUILD = Path(__file__).resolve().parent / "build"
@@ -10,14 +12,29 @@ BUILD = Path(__file__).resolve().parent / "build"
 
 def main() -> None:
     """Compiles into a folder and says what to do next."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=BUILD, help="folder to write to (default: build beside this file)")
-    path = parser.parse_args().out / "pipeline.yaml"
-    sizes = compile_pipeline(path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, default=BUILD, help="folder to write to")
+    parser.add_argument("--namespace", default=ClusterConfig.namespace, help="namespace of the InferenceService")
+    parser.add_argument("--pipeline-namespace", default="", help="namespace of the pipeline's pods, if another one")
+    parser.add_argument("--service-account", default=ClusterConfig.service_account,
+                        help="of these pods; in the profiles of a multi-user Kubeflow default-editor")
+    options = parser.parse_args()
+    try:
+        config = ClusterConfig(options.namespace, options.pipeline_namespace, options.service_account)
+    except ConfigError as error:
+        parser.error(str(error))
+    pipeline = options.out / "pipeline.yaml"
+    sizes = compile_pipeline(pipeline)
+    cluster, secrets, service = write_cluster_files(options.out, config)
     for component, size in sizes.items():
         print(f"{component:12} {size / 1024:5.1f} KiB of source")
-    print(f"\nWrote {path}. Next: upload it in the Kubeflow Pipelines UI (Pipelines, Upload pipeline), or\n"
-          "  kfp pipeline create -p handwriting " + str(path))
+    print(f"""
+Wrote {pipeline}, {cluster.name}, {secrets.name} and {service.name}. Next:
+  1. fill in a copy of {secrets}, and kubectl apply -f it, once
+  2. kubectl apply -f {cluster}: accounts and rights
+  3. upload {pipeline} in the Kubeflow Pipelines UI (Pipelines, Upload pipeline), or
+     kfp pipeline create -p handwriting {pipeline}
+{service} is an example of what the deploy step applies.""")
 
 
 if __name__ == "__main__":
