@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 VENV_VARIABLE = "HANDWRITING_LABEL_STUDIO_VENV"
 PORTS = range(12_000, 22_000)  # below what systems give to clients, and so is the same plus GRPC_OFFSET
 GRPC_OFFSET = 10_000  # from each of SeaweedFS's ports to its second one
-STOP_SECONDS = 5.0
+STOP_SECONDS = 15.0  # SeaweedFS takes 3 on an idle machine
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -117,9 +117,12 @@ class ProcessServer:
         with open(self.log, encoding="utf-8", errors="replace") as log:
             return "".join(log.readlines()[-lines:]).rstrip()
 
+    def _is_ready(self) -> bool:
+        return _status(self.probe) in self.statuses
+
     def _await(self) -> None:
         end = time.monotonic() + self.deadline
-        while _status(self.probe) not in self.statuses:
+        while not self._is_ready():
             assert self.process is not None
             status = self.process.poll()
             if status is not None or time.monotonic() > end:
@@ -132,6 +135,11 @@ class SeaweedFS(ProcessServer):
     """An S3 server; `environment` is what boto3 needs to use it."""
 
     environment: dict[str, str]
+    topology: str
+
+    def _is_ready(self) -> bool:
+        """Also waits for the volumes: S3 listens before they are there, and answers InternalError until then."""
+        return super()._is_ready() and _status(self.topology) == 200 and bool(_json(self.topology)["Topology"]["Max"])
 
     @property
     def endpoint(self) -> str:
@@ -173,6 +181,7 @@ def start_seaweedfs(folder: Path, port: int | None = None) -> SeaweedFS:
     # 403: it knows its keys and refuses strangers; while it starts it answers 503
     server = SeaweedFS("SeaweedFS", command, f"{url}/", folder / "seaweedfs.log", env=os.environ | keys, deadline=60,
                        statuses=(403,))
+    server.topology = f"http://127.0.0.1:{master}/dir/status"
     server.environment = keys | {"AWS_ENDPOINT_URL_S3": url, "AWS_DEFAULT_REGION": "us-east-1"}
     server.start()
     _remembered(folder / "seaweedfs.json", {"ports": ports}, renew=True)
@@ -330,6 +339,12 @@ def _status(url: str) -> int | None:
             return error.code
     except OSError:
         return None
+
+
+def _json(url: str) -> Any:
+    """Returns the JSON that a GET gets."""
+    with _opener().open(url, timeout=5) as answer:
+        return json.load(answer)
 
 
 @lru_cache(maxsize=1)

@@ -1,13 +1,16 @@
 import io
 import random
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from helpers import drawing, encoded
 from PIL import Image, ImageOps
 
+from handwriting import image
 from handwriting.errors import ConfigError, ImageError
 from handwriting.image import ImageConfig, decode, normalize, read_line, scale, to_input
 
@@ -102,6 +105,26 @@ def test_pictures_cut_within_their_header_are_no_pictures():
 
 def test_a_large_picture_of_one_line_is_read():
     assert read_line(encoded(drawing(size=(20_000, 600))), CONFIG).shape == (64, 2133)
+
+
+def test_large_pictures_are_decoded_one_by_one_and_others_beside_each_other(monkeypatch):
+    running, most = [], []
+
+    def counted(picture):
+        running.append(picture)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.pop()
+        return np.full((64, 320), 255, np.uint8)
+    monkeypatch.setattr(image, "_grey", counted)
+
+    def read(size):
+        most.clear()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda data: read_line(data, CONFIG), [encoded(drawing(size=size))] * 4))
+        return max(most)
+    assert read((4000, 1001)) == 1
+    assert read((320, 48)) > 1
 
 
 @pytest.mark.parametrize("name", samples())

@@ -1,6 +1,7 @@
 """The pipeline as a user has it: compiled, loaded again, and run on real servers."""
 
 import base64
+import inspect
 import io
 import json
 import re
@@ -11,15 +12,24 @@ import tarfile
 import pytest
 import yaml
 from conftest import ROOT
+from kfp import dsl
 
 from handwriting import layout
-from handwriting.label_studio import LabelStudio
-from handwriting.labels import BUCKET_SPLITS
-from handwriting.packing import LABELS
+from handwriting.inference_service import ServiceConfig
+from handwriting.labels import LabelConfig
+from handwriting.model import ModelConfig
+from handwriting.packing import PackConfig
 from handwriting.store import join, open_store, read_json
+from handwriting.training import TrainConfig
+from ops.deploy import deploy
+from ops.embedding import ARCHIVE, slim
+from ops.evaluate import evaluate
 from ops.packages import requirements
-from pipeline.compiling import ARCHIVE, LARGEST_SOURCE, compile_pipeline, source_sizes
-from pipeline.labelling import ensure_project, import_labels
+from ops.preprocess import preprocess
+from ops.promote import promote
+from ops.train import train
+from pipeline.compiling import LARGEST_SOURCE, compile_pipeline, source_sizes
+from pipeline.handwriting_pipeline import handwriting_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +44,10 @@ def test_compiling_twice_gives_the_same_bytes_in_a_bare_environment(tmp_path):
     for name in ("one", "two"):
         command = [sys.executable, str(ROOT / "compile.py"), "--out", str(tmp_path / name)]
         result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
-        outputs.append((tmp_path / name / "pipeline.yaml").read_bytes())
+        outputs.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert outputs[0] == outputs[1]
-    assert "upload" in result.stdout.lower()
+    assert set(outputs[0]) == {"pipeline.yaml", "cluster.yaml", "secrets.yaml", "inferenceservice.yaml"}
+    assert "upload" in result.stdout.lower() and all(name in result.stdout for name in outputs[0])
 
 
 def test_no_component_is_too_large(spec):
@@ -47,7 +58,7 @@ def test_no_component_is_too_large(spec):
 
 def test_a_component_embeds_the_modules_it_needs_and_no_others(spec):
     executors = next(yaml.safe_load_all(spec.read_text()))["deploymentSpec"]["executors"]
-    archive = ARCHIVE.search(executors["exec-promote"]["container"]["command"][-1])[2]
+    archive = ARCHIVE.search(executors["exec-promote"]["container"]["command"][-1])[0]
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(archive))) as tar:
         assert tar.getnames() == [f"handwriting/{name}.py" for name in ("__init__", "errors", "promotion")]
 
@@ -60,28 +71,43 @@ def test_each_component_names_an_image_and_pins_its_packages(spec):
             assert re.search(r"==\d", package) and package in str(executor["container"]["command"])
 
 
+def defaults(signature):
+    return {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
+
+
+@pytest.mark.parametrize("step, configs", [
+    (train, [TrainConfig(), ModelConfig()]), (deploy, [ServiceConfig()]), (preprocess, [PackConfig(), LabelConfig()])])
+def test_a_step_has_the_defaults_of_what_it_calls(step, configs):
+    known = {name: value for config in configs for name, value in vars(config).items()} | {"alphabet": ""}
+    found = defaults(inspect.signature(step.python_func))
+    assert {name: value for name, value in found.items() if name in known} == {
+        name: value for name, value in known.items() if name in found}
+
+
+@pytest.mark.parametrize("step", [preprocess, train, evaluate, promote, deploy])
+def test_the_pipeline_has_the_defaults_of_its_steps(step):
+    pipeline = defaults(inspect.signature(handwriting_pipeline.pipeline_func))
+    found = defaults(inspect.signature(step.python_func))
+    assert found.items() >= {name: value for name, value in pipeline.items() if name in found}.items()
+
+
+def test_a_component_defined_in_a_notebook_is_as_small_and_as_stable_as_a_compiled_one(spec):
+    command = promote.component_spec.implementation.container.command[-1]
+    executors = next(yaml.safe_load_all(spec.read_text()))["deploymentSpec"]["executors"]
+    assert executors["exec-promote"]["container"]["command"][-1] == command
+    with pytest.raises(ValueError, match="embeds 0 archives"):
+        slim(dsl.component(base_image="python:3.11-slim")(bare))
+
+
+def bare() -> None:
+    """A component that embeds nothing."""
+
+
 def test_secrets_are_optional_variables_and_never_parameters(spec):
     pipeline, platform = yaml.safe_load_all(spec.read_text())
     assert not re.search("token|secret|key", str(list(pipeline["root"]["inputDefinitions"]["parameters"])))
     train = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["secretAsEnv"]
     assert all(secret["optional"] for secret in train)
-
-
-@pytest.fixture
-def labelled(bucket, label_studio, sample_folder, monkeypatch):
-    """A bucket with rendered lines and a Label Studio project over them."""
-    data_uri = f"s3://{bucket}/{layout.DATA}"
-    target, source = open_store(data_uri), open_store(str(sample_folder))
-    labels = {split: read_json(source, f"{split}/{LABELS}") for split in BUCKET_SPLITS}
-    for entry in source.list():
-        if not entry.key.endswith(LABELS):
-            target.write(entry.key, source.read(entry.key))
-    monkeypatch.setenv("LABEL_STUDIO_TOKEN", label_studio.token)
-    client = LabelStudio(label_studio.url, label_studio.token)
-    project = ensure_project(client, bucket)
-    import_labels(client, project, data_uri, labels)
-    return {"label_studio_url": label_studio.url, "project": project, "bucket": f"s3://{bucket}", "epochs": 1,
-            "hidden": 16, "sync": False, "apply": False}
 
 
 RUN = """
@@ -93,6 +119,13 @@ print(json.dumps(outputs))
 """
 
 
+@pytest.fixture
+def arguments(labelled):
+    """Of a short run over the labelled lines."""
+    return {"label_studio_url": labelled.label_studio_url, "project": labelled.project, "bucket": labelled.bucket,
+            "epochs": 1, "hidden": 16, "sync": False, "apply": False}
+
+
 def run_spec(spec, root, arguments, runner):
     command = [sys.executable, "-c", RUN, str(spec), str(root), runner, json.dumps(arguments)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=root.parent, timeout=900)
@@ -101,27 +134,28 @@ def run_spec(spec, root, arguments, runner):
 
 
 @pytest.mark.slow
-def test_the_compiled_spec_runs_in_fresh_environments_and_its_second_run_changes_nothing(spec, labelled, tmp_path):
+def test_the_compiled_spec_runs_in_fresh_environments_and_its_second_run_changes_nothing(spec, arguments, tmp_path):
     """Each step installs its own packages_to_install into a new virtual environment: they must suffice."""
-    first = run_spec(spec, tmp_path / "root", labelled, "venv")
-    models = open_store(join(labelled["bucket"], layout.MODELS))
+    first = run_spec(spec, tmp_path / "root", arguments, "venv")
+    models = open_store(join(arguments["bucket"], layout.MODELS))
     current = read_json(models, "current.json")
     assert first["model"] == join(models.root, current["id"])
     container = current["manifest"]["spec"]["predictor"]["containers"][0]
     assert container["name"] == "kserve-container"
     assert {"name": "STORAGE_URI", "value": f"{first['model']}/"} in container["env"]
+    assert any(entry.key.endswith("/wheels/cp311-linux-x86_64/requirements.txt") for entry in models.list())
 
-    before = {entry.key: entry.tag for entry in open_store(labelled["bucket"]).list()}
-    second = run_spec(spec, tmp_path / "root", labelled, "here")
-    after = {entry.key: entry.tag for entry in open_store(labelled["bucket"]).list()}
+    before = {entry.key: entry.tag for entry in open_store(arguments["bucket"]).list()}
+    second = run_spec(spec, tmp_path / "root", arguments, "here")
+    after = {entry.key: entry.tag for entry in open_store(arguments["bucket"]).list()}
     assert second["model"] == first["model"]
     assert after == before
 
 
-def test_a_step_that_fails_says_what_to_do(spec, labelled, tmp_path):
+def test_a_step_that_fails_says_what_to_do(spec, arguments, tmp_path):
     command = [sys.executable, "-c", RUN, str(spec), str(tmp_path / "root"), "here",
-               json.dumps({**labelled, "project": 987654})]
+               json.dumps({**arguments, "project": 987654})]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert result.returncode != 0
     assert "987654" in result.stdout
-    assert labelled["label_studio_url"] in result.stdout
+    assert arguments["label_studio_url"] in result.stdout

@@ -5,8 +5,10 @@ Pillow decodes (it tells a truncated file from a whole one and heeds EXIF), Open
 
 import io
 import struct
+import threading
 import warnings
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +20,7 @@ from handwriting.errors import ConfigError, ImageError
 WHITE = 255
 PAPER_PERCENTILE, INK_PERCENTILE = 75, 1
 LEAST_CONTRAST = 32  # grey levels between paper and ink; below it a blank picture's noise would be blown up to ink
+LARGE = 4_000_000  # pixels beyond which pictures are decoded one by one: several at a time would end a pod of 2 GiB
 TURNS = dict(enumerate([  # by the value of EXIF's orientation; 1 is upright
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90], 2))
@@ -26,6 +29,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000
 # what Pillow's codecs raise on damaged files
 DAMAGED = (OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
            RuntimeError, MemoryError, struct.error, zlib.error)
+
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def decode(data: bytes, config: ImageConfig) -> np.ndarray:
             warnings.filterwarnings("ignore", category=UserWarning)  # oddities of metadata that do not touch pixels
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(picture.width, picture.height, config)
-            return _grey(upright(picture))
+            with _one_large if picture.width * picture.height > LARGE else nullcontext():
+                return _grey(upright(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too large", f"{error}; send a smaller picture") from error
     except UnidentifiedImageError as error:

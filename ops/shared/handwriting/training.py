@@ -25,7 +25,7 @@ from handwriting.alphabet import BLANK, Alphabet
 from handwriting.batches import Batch, reading_batches, training_batches
 from handwriting.ctc import decode_greedy
 from handwriting.dataset import Dataset, Line
-from handwriting.errors import ConfigError, DataError
+from handwriting.errors import ConfigError, DataError, StoreError
 from handwriting.metrics import Scores, score
 from handwriting.model import CRNN, ModelConfig
 from handwriting.store import Store
@@ -243,7 +243,10 @@ class Trainer:
                  "best_weights": self.best_weights}
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        self.store.write(CHECKPOINT, buffer.getvalue())
+        try:
+            self.store.write(CHECKPOINT, buffer.getvalue())
+        except StoreError as error:  # an outage must not cost the run: a later checkpoint may get through
+            log.warning("no checkpoint after epoch %d: %s", len(self.history), error)
 
     def _resume(self) -> None:
         if self.store is None or not self.store.exists(CHECKPOINT):
