@@ -18,7 +18,7 @@ def deploy(
     name: str = "handwriting",
     namespace: str = "kubeflow-user",
     mode: str = "Standard",
-    image: str = BASE_IMAGE,
+    image: str = "python:3.11-slim",
     python: str = "3.11",
     machine: str = "x86_64",
     install: bool = True,
