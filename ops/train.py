@@ -26,6 +26,7 @@ def train(
     hidden: int = 192,
     layers: int = 2,
     dropout: float = 0.2,
+    start: str = "",
 ) -> str:
     """Trains a CRNN with CTC and saves the epoch with the best validation CER. Reads S3 credentials, COMET_API_KEY.
 
@@ -48,6 +49,7 @@ def train(
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped while training, 0 to below 1.
+        start: URI of a bundle to fine-tune, or of the folder of bundles (the one that serves); "" for new weights.
 
     Returns:
         URI of the bundle.
@@ -65,7 +67,8 @@ def train(
     config = TrainConfig(epochs, batch, learning_rate, weight_decay, augmentation, patience, minutes, seed)
     with Comet(Path(comet.path), vars(config)) as experiment:
         result = run(dataset, join(bucket, layout.MODELS), join(bucket, layout.RUNS),
-                     ModelConfig(hidden=hidden, layers=layers, dropout=dropout), config, experiment.log_epoch)
+                     ModelConfig(hidden=hidden, layers=layers, dropout=dropout), config, experiment.log_epoch,
+                     start=start)
     for name, value in result.finite_metrics().items():
         metrics.log_metric(name, value)
     Path(curves.path).write_text(training_page(result.summary(), result.epochs), "utf-8")

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_pack, _add_preprocess, _add_train, _add_evaluate, _add_read, _add_serve, _add_wheels,
-                _add_manifest, _add_run):
+                _add_manifest, _add_bench, _add_run):
         add(commands)
     return top
 
@@ -145,6 +146,8 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--out", required=True, help="where models live; this one becomes <out>/<version>")
     command.add_argument("--runs", default="", help="where checkpoints live (default: <out>/runs)")
     command.add_argument("--checkpoint-seconds", type=float, default=30.0, help="shortest time between checkpoints")
+    command.add_argument("--start", default="", help="a bundle to fine-tune, or the folder of models (the one that "
+                                                     "serves); default: new weights")
     command.add_argument("--reports", type=Path, help="local folder for curves.html and an offline Comet archive")
     _add_config(command, TrainConfig)
     _add_config(command, ModelConfig)
@@ -162,10 +165,10 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     runs = options.runs or join(options.out, layout.RUNS)
     if not options.reports:
         return train(options.dataset, options.out, runs, model, config,
-                     checkpoint_seconds=options.checkpoint_seconds).summary()
+                     checkpoint_seconds=options.checkpoint_seconds, start=options.start).summary()
     with Comet(options.reports, vars(config)) as experiment:
         run = train(options.dataset, options.out, runs, model, config, experiment.log_epoch,
-                    options.checkpoint_seconds)
+                    options.checkpoint_seconds, options.start)
     (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs), "utf-8")
     return run.summary()
 
@@ -261,6 +264,26 @@ def manifest_command(options: argparse.Namespace) -> Mapping[str, Any]:
 
     version = options.model_uri.rstrip("/").rpartition("/")[2]
     return manifest(options.model_uri, version, _config(ServiceConfig, options))
+
+
+def _add_bench(commands: Any) -> None:
+    command = _command(commands, bench_command)
+    command.add_argument("--data", type=Path, help="folder in the bucket's layout (default: rendered sample lines)")
+    command.add_argument("--lines", type=int, default=512, help="lines to train on, at most")
+    command.add_argument("--repeat", type=int, default=4, help="how often the same lines for the second memory row")
+
+
+def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Compares training with the tutorial's, side by side, and prints a table; takes minutes."""
+    from pipeline.bench import bench, table
+    from pipeline.samples import make_samples
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        if options.data is None:
+            make_samples(Path(scratch))
+        result = bench(options.data or Path(scratch), options.lines, options.repeat)
+    print(table(result), file=sys.stderr)
+    return result
 
 
 def _add_run(commands: Any) -> None:

@@ -43,7 +43,7 @@ def handwriting_pipeline(
     project: int = 1,
     bucket: str = "s3://ocrpipeline",
     alphabet: str = "",
-    height: int = 64,
+    height: int = 48,
     max_rejects: float = 0.2,
     sync: bool = True,
     epochs: int = 40,
@@ -56,6 +56,7 @@ def handwriting_pipeline(
     hidden: int = 192,
     layers: int = 2,
     dropout: float = 0.2,
+    start: str = "",
     margin: float = 0.0,
     name: str = "handwriting",
     namespace: str = "kubeflow-user",
@@ -87,6 +88,7 @@ def handwriting_pipeline(
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped while training.
+        start: URI of a bundle to fine-tune, or of the bucket's `models` (the one that serves); "" for new weights.
         margin: CER by which a new model must be better than the one that serves.
         name: Name of the InferenceService.
         namespace: Namespace of the InferenceService.
@@ -112,7 +114,7 @@ def handwriting_pipeline(
     model = _with_secrets(train(
         dataset=dataset, bucket=bucket, epochs=epochs, batch=batch, learning_rate=learning_rate,
         augmentation=augmentation, patience=patience, minutes=minutes, seed=seed, hidden=hidden, layers=layers,
-        dropout=dropout), S3_SECRET, COMET_SECRET)
+        dropout=dropout, start=start), S3_SECRET, COMET_SECRET)
     model.set_cpu_request("2").set_memory_request("4Gi").set_retry(num_retries=2)  # a retry goes on from the checkpoint
 
     scores = _with_secrets(evaluate(model=model.outputs["Output"], dataset=dataset, bucket=bucket), S3_SECRET)

@@ -97,14 +97,14 @@ def test_lines_come_back_as_their_pictures_and_texts(place, tmp_path):
 def test_lines_of_different_widths_and_heights_come_back(place, tmp_path):
     for number, size in enumerate([(300, 64), (900, 40), (64, 64), (1200, 200), (333, 77)]):
         place.data.write(f"train/images/{number:02}.png", encoded(drawing(number, size)))
-    packed = place.pack()
+    packed = place.pack(image=ImageConfig(height=64))
     assert {row["width"] for row in place.index(packed.uri).values()} >= {300, 1440, 64, 384, 277}
     assert_pixels_are_those_of_the_pictures(place, packed.uri, tmp_path / "cache")
 
 
 def test_many_small_shards_hold_the_same_lines_as_one(place, tmp_path, monkeypatch):
     one = place.pack()
-    monkeypatch.setattr(packing, "SHARD_COLUMNS", 1000)
+    monkeypatch.setattr(packing, "SHARD_COLUMNS", 700)
     many = Place(str(tmp_path / "other"))
     many.data = place.data
     other = many.pack()
@@ -206,7 +206,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(place, add, reason):
 def test_500_characters_pass_where_they_are_allowed_and_fit(place):
     add_lines(place.data, "train", {"long.png": "ab" * 250})
     place.data.write("train/images/long.png", encoded(drawing(1, (2500, 64))))
-    packed = place.pack(max_characters=500)
+    packed = place.pack(max_characters=500, image=ImageConfig(height=64))
     assert packed.splits == COUNTS | {"train": 7} and not packed.rejects
 
 
@@ -214,7 +214,7 @@ def test_a_text_fits_exactly_from_four_pixels_a_step(place):
     add_lines(place.data, "train", {"aa.png": "aa", "bb.png": "bb"})
     place.data.write("train/images/aa.png", encoded(drawing(1, (12, 64))))
     place.data.write("train/images/bb.png", encoded(drawing(2, (11, 64))))
-    assert place.pack().splits == COUNTS | {"train": 7}
+    assert place.pack(image=ImageConfig(height=64)).splits == COUNTS | {"train": 7}
     assert place.report() == {"train/images/bb.png": "too narrow for its text"}
 
 

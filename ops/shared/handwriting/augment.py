@@ -5,6 +5,7 @@ import numpy as np
 
 from handwriting.image import WHITE
 
+SHARE = 1.25  # of the lines that are changed, by strength; from 0.8 on it is all of them
 SHEAR = 0.35  # columns of slant per row: about 19 degrees either way
 STRETCH = 0.15  # of the width
 SQUEEZE = 0.2  # of the height: writing smaller than the line
@@ -17,13 +18,13 @@ def augment(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
 
     Args:
         line: uint8 [height, width], paper 255.
-        strength: 0 (nothing happens) to 1 (all of it).
+        strength: 0 (nothing happens) to 1 (all of it, to every line).
         rng: Decides what happens, so that a run can be repeated.
 
     Returns:
         uint8 [height, another width].
     """
-    if strength <= 0:
+    if rng.random() >= SHARE * strength:
         return line
     changed = _warp(line, strength, rng)
     if rng.random() < 0.5 * strength:

@@ -45,7 +45,7 @@ class ImageConfig:
         version: Part of a dataset's identity; raised here when the same bytes give other pixels than before.
     """
 
-    height: int = 64
+    height: int = 48
     max_width: int = 2560
     min_side: int = 8
     max_pixels: int = 50_000_000

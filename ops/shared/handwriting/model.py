@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from handwriting.errors import ConfigError
+
+CLASS_LAYERS = ("head", "shortcut")  # layers of CRNN whose outputs are the classes
 
 # Shapes: B lines of a batch, H height and W width in px, C channels, T = W / STEP time steps, K classes.
 
@@ -20,7 +23,7 @@ class ModelConfig:
         dropout: Share of features dropped before, between and after the recurrent layers while training, 0 to below 1.
     """
 
-    channels: tuple[int, int, int, int] = (32, 64, 128, 192)
+    channels: tuple[int, int, int, int] = (24, 48, 96, 128)
     hidden: int = 192
     layers: int = 2
     dropout: float = 0.2
@@ -33,13 +36,21 @@ class ModelConfig:
             raise ConfigError(f"network size out of range: {self}")
 
 
-def _stage(inputs: int, outputs: int, convolutions: int, pool: tuple[int, int] | None) -> nn.Sequential:
-    """VGG-like stage: 3x3 convolutions with batch normalisation and ReLU, then max-pooling."""
-    parts: list[nn.Module] = []
-    for i in range(convolutions):
-        parts += [nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1, bias=False),
-                  nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*parts, *([nn.MaxPool2d(pool)] if pool else []))
+def _convolution(inputs: int, outputs: int, size: int, stride: int | tuple[int, int]) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs),
+                         nn.ReLU(inplace=True))
+
+
+class _Residual(nn.Module):
+    """A 3x3 convolution beside its own input (He et al., CVPR 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        return torch.relu(features_BCHW + self.norm(self.convolution(features_BCHW)))
 
 
 class CRNN(nn.Module):
@@ -51,12 +62,12 @@ class CRNN(nn.Module):
     def __init__(self, config: ModelConfig, classes: int):
         super().__init__()
         first, second, third, fourth = config.channels
+        # Strides instead of pooling, and from the first layer on: convolutions at full resolution would cost as much as
+        # all the rest.
         self.features = nn.Sequential(
-            # the stem halves at once: full-resolution convolutions would cost as much as all the rest
-            nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(first), nn.ReLU(inplace=True),
-            _stage(first, second, 1, (2, 2)),
-            _stage(second, third, 1, (2, 1)),
-            _stage(third, fourth, 2, None))
+            _convolution(1, first, 5, 2), _convolution(first, second, 3, 2),
+            _convolution(second, third, 3, (2, 1)), _Residual(third),
+            _convolution(third, fourth, 3, (2, 1)), _Residual(fourth))
         self.dropout = nn.Dropout(config.dropout)
         self.recurrent = nn.LSTM(fourth, config.hidden, config.layers, bidirectional=True, batch_first=True,
                                  dropout=config.dropout if config.layers > 1 else 0.0)

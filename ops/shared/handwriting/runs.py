@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 
 from handwriting import sources
 from handwriting.alphabet import Alphabet
-from handwriting.bundle import CONFIG, METRICS, ONNX, WEIGHTS
+from handwriting.bundle import CONFIG, METRICS, ONNX, WEIGHTS, find_bundle, read_config
 from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
 from handwriting.dataset import Dataset
 from handwriting.errors import DataError
+from handwriting.finetuning import load_start
 from handwriting.model import CRNN, ModelConfig
 from handwriting.store import Store, join, open_store, read_json, write_json
 from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trained, Trainer
@@ -65,7 +66,7 @@ class Run(NamedTuple):
 
 def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
           on_epoch: Callable[[int, dict[str, float]], Any] = lambda number, metrics: None,
-          checkpoint_seconds: float = 30.0) -> Run:
+          checkpoint_seconds: float = 30.0, start: str = "") -> Run:
     """Trains a reader and writes its bundle, or finds the one that the same run wrote before.
 
     Args:
@@ -76,6 +77,8 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
         config: Schedule.
         on_epoch: Called after each epoch with its number, from 1, and its metrics.
         checkpoint_seconds: Shortest time between two checkpoints.
+        start: A bundle to fine-tune, or the root of bundles (the one that serves); empty begins with new weights.
+            One that was trained on this dataset is the result itself.
 
     Raises:
         HandwritingError: The dataset is unusable, or a store fails.
@@ -87,12 +90,18 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         dataset = Dataset(dataset_uri, Path(scratch) / "shards")
         models = open_store(models_uri)
-        run = open_store(join(runs_uri, run_id(dataset.manifest.id, model_config, config)))
+        start = find_bundle(start) if start else ""
+        if start and (same := _trained_on(start, dataset.manifest.id)):
+            log.info("%s was trained on this very dataset: nothing to learn from it", start)
+            return same
+        run = open_store(join(runs_uri, run_id(dataset.manifest.id, model_config, config, start)))
         done = _result(run, models)
         if done:
             log.info("already trained on this dataset with these settings: %s", done.model)
             return done
         trainer = Trainer(dataset, model_config, config, run, checkpoint_seconds)
+        if start:
+            trainer.start_from(load_start(start, model_config, dataset.manifest.image))
         trained = trainer.run(report)
         bundle = as_config(dataset.manifest.image, dataset.manifest.alphabet, model_config, config, dataset.manifest.id)
         folder = Path(scratch) / "bundle"
@@ -104,9 +113,10 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
         return _as_run(result, models, trained=True)
 
 
-def run_id(dataset: str, model_config: ModelConfig, config: TrainConfig) -> str:
-    """Returns what identifies a run: its dataset, settings and code."""
-    content = json.dumps([dataset, asdict(model_config), asdict(config), sources.digest("runs")], sort_keys=True)
+def run_id(dataset: str, model_config: ModelConfig, config: TrainConfig, start: str = "") -> str:
+    """Returns what identifies a run: its dataset, settings, code, and the bundle that it starts from."""
+    parts = [dataset, asdict(model_config), asdict(config), sources.digest("runs"), start.rpartition("/")[2]]
+    content = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -118,6 +128,15 @@ def _result(run: Store, models: Store) -> Run | None:
     if not models.exists(f"{result['version']}/{CONFIG}"):
         return None
     return _as_run(result, models, trained=False)
+
+
+def _trained_on(bundle: str, dataset: str) -> Run | None:
+    """Returns a bundle as the result of its own run, if that was on this dataset."""
+    store = open_store(bundle)
+    if read_config(store).dataset != dataset:
+        return None
+    metrics = read_json(store, METRICS)
+    return Run(bundle, metrics["epochs"], metrics["best_epoch"], 0.0, trained=False)
 
 
 def _as_result(trained: Trained, version: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from handwriting.batches import Batch, reading_batches, training_batches
 from handwriting.ctc import decode_greedy
 from handwriting.dataset import Dataset, Line
 from handwriting.errors import ConfigError, DataError, StoreError
+from handwriting.finetuning import Start, fitted
 from handwriting.metrics import Scores, score
 from handwriting.model import CRNN, ModelConfig
 from handwriting.store import Store
@@ -37,7 +38,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
 CLIP = 5.0  # norm of the gradient
-CALM, FULL = 0.1, 0.5  # shares of the run between which augmentation grows from nothing to its strength
+CALM, FULL = 0.3, 0.6  # shares of the run between which augmentation grows from nothing to its strength
 AVERAGE_DECAY = 0.99
 
 
@@ -144,6 +145,14 @@ class Trainer:
         """The epoch with the lowest validation CER; of equals the first."""
         return min(self.history, key=lambda epoch: epoch.scores.cer)
 
+    def start_from(self, start: Start) -> None:
+        """Takes the weights of a bundle; a checkpoint of this very run counts more."""
+        weights = fitted(start, self.model.state_dict(), self.alphabet)
+        self.model.load_state_dict(weights)
+        self.average.module.load_state_dict(weights)
+        log.info("starting from %s, %d of its %d letters", start.uri,
+                 len(set(start.alphabet.characters) & set(self.alphabet.characters)), len(start.alphabet))
+
     def run(self, on_epoch: Callable[[Epoch], Any] = lambda epoch: None) -> Trained:
         """Trains from the checkpoint, if there is one, to the end; calls `on_epoch` after each epoch, old ones too."""
         self._resume()
@@ -175,7 +184,7 @@ class Trainer:
 
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
-        loss = self._train_epoch(number, began)
+        loss = self.train_epoch(number, began)
         scores = evaluate(self.average.module, self.dataset, self.validation_lines, self.alphabet, self.half)
         self.seconds = time.monotonic() - began
         epoch = Epoch(number, loss, scores, self.seconds)
@@ -187,17 +196,27 @@ class Trainer:
                  loss, scores.cer, scores.exact, self.seconds)
         return epoch
 
-    def _train_epoch(self, number: int, began: float) -> float:
-        """Runs the steps of one epoch; returns the mean loss a character."""
+    def train_epoch(self, number: int, began: float, strength: float | None = None) -> float:
+        """Runs the steps of one epoch.
+
+        Args:
+            number: Of the epoch, from 1.
+            began: Time of the monotonic clock at which the run would have begun in one piece.
+            strength: Of augmentation, 0 to 1; None lets it grow with the run.
+
+        Returns:
+            The mean loss a character.
+        """
         self.model.train()
-        progress = self._progress()
-        strength = self.config.augmentation * min(1.0, max(0.0, (progress - CALM) / (FULL - CALM)))
+        if strength is None:
+            growth = (self._progress() - CALM) / (FULL - CALM)
+            strength = self.config.augmentation * min(1.0, max(0.0, growth))
         batches = training_batches(self.dataset, self.train_lines, self.alphabet, self.config.batch, strength,
                                    (self.config.seed, number))
         total, lines = 0.0, 0
         steps = math.ceil(len(self.train_lines) / self.config.batch)
         for batch in tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None):
-            total += self._step(batch, number) * len(batch.lines)
+            total += self.train_step(batch, number) * len(batch.lines)
             lines += len(batch.lines)
             self.step += 1
             self.seconds = time.monotonic() - began
@@ -205,7 +224,12 @@ class Trainer:
                 break
         return total / lines
 
-    def _step(self, batch: Batch, number: int) -> float:
+    def train_step(self, batch: Batch, number: int) -> float:
+        """Learns from one batch in epoch `number`; returns its mean loss a character.
+
+        Raises:
+            DataError: The loss is not finite.
+        """
         self._set_learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             heads = self.model.forward_with_shortcut(self._images(batch))

@@ -1,0 +1,77 @@
+"""Starts training from a bundle's weights, also where the alphabet has changed since."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from handwriting.alphabet import BLANK, Alphabet
+from handwriting.bundle import WEIGHTS, fetch_bundle, read_config
+from handwriting.errors import DataError
+from handwriting.image import ImageConfig
+from handwriting.model import CLASS_LAYERS, ModelConfig
+from handwriting.store import open_store
+
+RARE = 5.0  # logits by which a letter never seen starts below the others; else it would be read everywhere at first
+
+
+class Start(NamedTuple):
+    """What a run starts from: the bundle's URI, its weights, and the characters of its classes."""
+
+    uri: str
+    weights: dict[str, Tensor]
+    alphabet: Alphabet
+
+
+def load_start(uri: str, model_config: ModelConfig, image: ImageConfig) -> Start:
+    """Loads a bundle's weights.
+
+    Args:
+        uri: The bundle.
+        model_config: Size of the network to train.
+        image: How the dataset's lines were scaled.
+
+    Raises:
+        MissingError: There is no bundle.
+        DataError: Its network has another size, or reads lines of another height.
+    """
+    with TemporaryDirectory(prefix="start-") as scratch:
+        folder = fetch_bundle(uri, Path(scratch))
+        config = read_config(open_store(str(folder)))
+        found = ModelConfig(**config.model)
+        if found != model_config:
+            raise DataError(f"{uri} has the network {found}, this run {model_config}; train with the bundle's sizes, "
+                            "or from the start")
+        if (config.image.height, config.image.version) != (image.height, image.version):
+            raise DataError(f"{uri} reads lines of {config.image.height} px (image function {config.image.version}), "
+                            f"the dataset holds {image.height} px (image function {image.version}); pack it for this "
+                            "bundle, or train from the start")
+        return Start(uri, load_file(folder / WEIGHTS), Alphabet(config.alphabet))
+
+
+def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[str, Tensor]:
+    """Returns the weights with classes for another alphabet: letters of both keep theirs, new ones get fresh ones.
+
+    Args:
+        start: The old weights and alphabet.
+        fresh: State of a new network for `alphabet`.
+        alphabet: The characters to read from now on.
+    """
+    if start.alphabet == alphabet:
+        return start.weights
+    common = [c for c in alphabet.characters if not start.alphabet.unknown(c)]
+    new = torch.tensor([BLANK, *alphabet.encode("".join(common))])
+    old = torch.tensor([BLANK, *start.alphabet.encode("".join(common))])
+    weights = dict(start.weights)
+    for name in weights:
+        layer, _, kind = name.rpartition(".")
+        if layer in CLASS_LAYERS:
+            grown = fresh[name].clone()
+            if kind == "bias":
+                grown[:] = weights[name].min() - RARE
+            grown[new] = weights[name][old]
+            weights[name] = grown
+    return weights

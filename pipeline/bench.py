@@ -1,0 +1,136 @@
+"""Compares training with the tutorial's on the same lines of the same machine, one after the other in one run."""
+
+import logging
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from handwriting.dataset import Dataset
+from handwriting.labels import BUCKET_SPLITS, LabelConfig
+from handwriting.packing import LABELS, PackConfig, pack_folder
+from handwriting.store import open_store, read_json
+
+log = logging.getLogger(__name__)
+
+TRAINED_ON = ("train", "user_data")
+
+
+class Measured(NamedTuple):
+    """What one child process measured: lines of training a second, and its largest resident memory in MB."""
+
+    lines_per_second: float
+    memory: float
+
+
+def bench(data: Path, lines: int, repeat: int) -> dict[str, Any]:
+    """Measures each way of training in a process of its own.
+
+    Args:
+        data: Folder in the bucket's layout.
+        lines: Lines to train on, at most.
+        repeat: How often the same lines are trained on once more, to see whether memory grows with their number.
+
+    Returns:
+        Rows for a table by name.
+
+    Raises:
+        HandwritingError: The folder has no usable lines.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        dataset = pack_folder(str(data), scratch, PackConfig(), LabelConfig()).uri
+        steps: dict[str, tuple[Callable[..., Measured], tuple]] = {
+            "reference": (_reference, (data, lines)),
+            "ours": (_ours, (dataset, lines, 1)),
+            "network": (_network, (dataset, lines)),
+            "repeated": (_ours, (dataset, lines, repeat))}
+        rows = {name: _rounded(_alone(*step)) for name, step in _told(steps)}
+    ours, reference, network = (rows[name]["lines_per_second"] for name in ("ours", "reference", "network"))
+    return {"rows": rows, "speedup": round(ours / reference, 2), "of_network": round(ours / network, 3), "lines": lines,
+            "repeat": repeat}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Returns a result as a Markdown table."""
+    names = {"reference": "the tutorial's training", "ours": "ours, augmentation included",
+             "network": "ours, the network's step alone on random tensors",
+             "repeated": f"ours, the same lines {result['repeat']} times"}
+    rows = [f"| {names[name]} | {row['lines_per_second']:.1f} | {row['memory']:.0f} |"
+            for name, row in result["rows"].items()]
+    return "\n".join(["| training | lines/s | memory, MB |", "|---|---|---|", *rows,
+                      f"\n{result['speedup']:.1f} times the tutorial's speed; {result['of_network']:.0%} of the "
+                      "network's own."])
+
+
+def _rounded(measured: Measured) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in measured._asdict().items()}
+
+
+def _told(steps: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, step in steps.items():
+        log.info("measuring: %s", name)
+        yield name, step
+
+
+def _alone(function: Callable[..., Measured], arguments: tuple) -> Measured:
+    """Runs a function in a new process: it shares neither memory nor threads with the others."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _peak() -> float:
+    """Returns the largest resident memory of this process in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _reference(data: Path, lines: int) -> Measured:
+    from pipeline import reference
+
+    store = open_store(str(data))
+    items = [(data / split / "images" / name, text) for split in BUCKET_SPLITS if split in TRAINED_ON
+             and store.exists(f"{split}/{LABELS}") for name, text in read_json(store, f"{split}/{LABELS}").items()]
+    items = items[:lines]
+    began = time.monotonic()
+    reference.train_epoch(items)
+    return Measured(len(items) / (time.monotonic() - began), _peak())
+
+
+def _ours(dataset_uri: str, lines: int, repeat: int) -> Measured:
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        trainer = _trainer(dataset_uri, lines, repeat, Path(scratch))
+        began = time.monotonic()
+        trainer.train_epoch(1, began, strength=trainer.config.augmentation)
+        return Measured(len(trainer.train_lines) / (time.monotonic() - began), _peak())
+
+
+def _network(dataset_uri: str, lines: int) -> Measured:
+    """Trains on random tensors of the shapes and lengths that an epoch has."""
+    import torch
+
+    from handwriting.batches import training_batches
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        trainer = _trainer(dataset_uri, lines, 1, Path(scratch))
+        batches = list(training_batches(trainer.dataset, trainer.train_lines, trainer.alphabet, trainer.config.batch,
+                                        0.0, (0, 1)))
+        random = [batch._replace(images=torch.rand(batch.images.shape)) for batch in batches]
+        trainer.model.train()
+        began = time.monotonic()
+        for batch in random:
+            trainer.train_step(batch, 1)
+        return Measured(len(trainer.train_lines) / (time.monotonic() - began), _peak())
+
+
+def _trainer(dataset_uri: str, lines: int, repeat: int, cache: Path) -> Any:
+    from handwriting.model import ModelConfig
+    from handwriting.training import TrainConfig, Trainer
+
+    trainer = Trainer(Dataset(dataset_uri, cache), ModelConfig(), TrainConfig())
+    trainer.train_lines = trainer.train_lines[:lines] * repeat
+    return trainer

@@ -1,0 +1,27 @@
+"""The comparison with the tutorial runs, and its reference is the tutorial's network."""
+
+import torch
+
+from pipeline import reference
+from pipeline.bench import bench, table
+
+
+def test_the_reference_has_the_tutorials_layers_and_steps():
+    network = reference.ReferenceNetwork()
+    assert network(torch.zeros(2, 3, 64, 400)).shape == (99, 2, 210)
+    assert [type(layer).__name__ for layer in network.features].count("Conv2d") == 7
+
+
+def test_the_reference_merges_repeats_and_drops_blanks():
+    best = [0, 3, 3, 0, 3, 4, 2]
+    log_probs = torch.nn.functional.one_hot(torch.tensor(best), 210).float()[:, None]
+    assert reference._decode(log_probs) == ["aaá"]
+    assert reference._accuracy("abcd", "abxd") == 0.75
+
+
+def test_a_bench_measures_each_way_of_training_on_the_same_lines(sample_folder):
+    result = bench(sample_folder, lines=12, repeat=2)
+    assert set(result["rows"]) == {"reference", "ours", "network", "repeated"}
+    for row in result["rows"].values():
+        assert row["lines_per_second"] > 0 and 50 < row["memory"] < 10_000
+    assert result["speedup"] > 0 and "times the tutorial's speed" in table(result)
