@@ -213,7 +213,8 @@ class LocalRun:
         data = open_store(join(self.bucket, layout.DATA))
         name, truth = next(iter(read_json(data, f"test/{LABELS}").items()))
         picture = data.read(f"test/images/{name}")
-        answer = requests.post(f"{predictor}/predict", files={"file": (name, picture)}, timeout=60)
+        answer = requests.post(f"{predictor}/predict", files={layout.FIELD: (name, picture)}, timeout=60,
+                               headers={layout.KEEP_HEADER: "no"})  # a test line must not come back as training data
         if answer.status_code != 200:
             raise DeployError(f"{predictor}/predict answered {answer.status_code}: {answer.text}; "
                               f"see {self.folder / 'predictor.log'}")

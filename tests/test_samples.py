@@ -130,7 +130,7 @@ def test_no_ink_touches_the_rim_so_accents_are_whole(bucket):
 
 def test_pipeline_reads_the_pictures(bucket):
     line = read_line((bucket / "train" / "images" / "0001.png").read_bytes(), ImageConfig())
-    assert line.shape[0] == 64 and line.min() == 0 and line.max() == 255
+    assert line.shape[0] == ImageConfig().height and line.min() == 0 and line.max() == 255
 
 
 def test_a_line_is_drawn_from_its_own_stream_of_chance():
