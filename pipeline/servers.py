@@ -139,7 +139,7 @@ class SeaweedFS(ProcessServer):
 
     def _is_ready(self) -> bool:
         """Also waits for the volumes: S3 listens before they are there, and answers InternalError until then."""
-        return super()._is_ready() and _status(self.topology) == 200 and bool(_json(self.topology)["Topology"]["Max"])
+        return super()._is_ready() and bool(_json(self.topology).get("Topology", {}).get("Max"))
 
     @property
     def endpoint(self) -> str:
@@ -341,10 +341,13 @@ def _status(url: str) -> int | None:
         return None
 
 
-def _json(url: str) -> Any:
-    """Returns the JSON that a GET gets."""
-    with _opener().open(url, timeout=5) as answer:
-        return json.load(answer)
+def _json(url: str) -> dict[str, Any]:
+    """Returns the JSON object that a GET gets, an empty one while there is none."""
+    try:
+        with _opener().open(url, timeout=5) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):
+        return {}
 
 
 @lru_cache(maxsize=1)

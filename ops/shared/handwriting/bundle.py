@@ -11,7 +11,6 @@
 | wheels/<target>/ | what it installs, for one Python and machine, with a lock; added by the deploy step |
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from handwriting.dataset import LATEST, resolve
 from handwriting.errors import DataError
 from handwriting.image import ImageConfig
 from handwriting.layout import WHEELS
-from handwriting.store import CONNECTIONS, Store, join, open_store, read_json
+from handwriting.store import Store, fetch_files, join, open_store, read_json
 
 CONFIG, WEIGHTS, ONNX, METRICS, REQUIREMENTS = ("config.json", "model.safetensors", "model.onnx", "metrics.json",
                                                 "requirements.txt")
@@ -70,11 +69,17 @@ def fetch_bundle(uri: str, cache: Path) -> Path:
     found = find_bundle(uri)
     if not found.startswith("s3://"):
         return Path(found)
-    store = open_store(found)
     folder = cache / found.rpartition("/")[2]
-    if not (folder / CONFIG).exists():
-        keys = [entry.key for entry in store.list() if entry.key != CONFIG and not entry.key.startswith(f"{WHEELS}/")]
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            list(pool.map(lambda key: store.download(key, folder / key), keys))
-        store.download(CONFIG, folder / CONFIG)  # last: a copy that broke off is fetched again
+    fetch_files(open_store(found), "", CONFIG, folder, without=f"{WHEELS}/")
     return folder
+
+
+def check_image(uri: str, bundle: ImageConfig, dataset: ImageConfig) -> None:
+    """Makes sure that a bundle reads lines scaled as a dataset's are.
+
+    Raises:
+        DataError: Height or image function differ.
+    """
+    if (bundle.height, bundle.version) != (dataset.height, dataset.version):
+        raise DataError(f"{uri} reads lines of {bundle.height} px (image function {bundle.version}), the dataset holds "
+                        f"{dataset.height} px (image function {dataset.version}); pack the data for this model")

@@ -86,10 +86,7 @@ class Operation:
 
     def _step(self, manifest: dict, before: dict | None) -> str:
         """Applies, waits and asks."""
-        changed = self.cluster.apply(manifest)
-        log.info("%s: version %s %s", where(manifest), _version(manifest), "applied" if changed else "is there already")
-        service = Rollout(self.cluster, manifest, before, changed, self.wait).wait()
-        urls = addresses(service)
+        urls = addresses(self._apply(manifest, before))
         return self.ask(urls, _version(manifest)) if self.ask else next(iter(urls), "")
 
     def _roll_back(self, manifest: dict, before: dict | None) -> str:
@@ -107,9 +104,9 @@ class Operation:
                 return "others have changed it meanwhile, so it is left as it is"
             if CANARY_FIELD in now["spec"]["predictor"]:
                 # without a share of its own the failed revision would get all requests until the old one's is ready
-                self._wait(_with_canary(previous, 0), now)
+                self._apply(_with_canary(previous, 0), now)
                 now = self._now(manifest)
-            self._wait(previous, now)
+            self._apply(previous, now)
         except DeployError as error:
             return f"rolling back to version {old} failed as well: {error}"
         return f"rolled back: version {old} serves again"
@@ -117,9 +114,11 @@ class Operation:
     def _now(self, manifest: dict) -> dict | None:
         return self.cluster.service(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
 
-    def _wait(self, manifest: dict, before: dict | None) -> None:
+    def _apply(self, manifest: dict, before: dict | None) -> dict:
+        """Applies and waits; returns the object once its version serves."""
         changed = self.cluster.apply(manifest)
-        Rollout(self.cluster, manifest, before, changed, self.wait).wait()
+        log.info("%s: version %s %s", where(manifest), _version(manifest), "applied" if changed else "is there already")
+        return Rollout(self.cluster, manifest, before, changed, self.wait).wait()
 
 
 def _version(manifest: dict) -> str:

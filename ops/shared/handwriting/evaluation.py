@@ -9,10 +9,8 @@ from typing import NamedTuple
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
-from handwriting.bundle import CONFIG, CURRENT
+from handwriting.bundle import CONFIG, CURRENT, check_image
 from handwriting.dataset import Dataset, Line
-from handwriting.errors import DataError
-from handwriting.image import ImageConfig
 from handwriting.metrics import Scores, confusions, score
 from handwriting.reader import Reader
 from handwriting.report import evaluation_page
@@ -41,7 +39,7 @@ def evaluate(model_uri: str, dataset_uri: str, split: str = "test") -> Evaluatio
     with TemporaryDirectory(prefix="evaluate-") as scratch:
         dataset = Dataset(dataset_uri, Path(scratch))
         reader = Reader.fetch(model_uri)
-        _check_image(reader.config.image, dataset.manifest.image, model_uri)
+        check_image(model_uri, reader.config.image, dataset.manifest.image)
         lines = dataset.lines(split)
         readings = [reader.read_pixels(dataset.pixels(line)).text
                     for line in tqdm(lines, desc=f"reading {split}", unit="", disable=None)]
@@ -49,12 +47,6 @@ def evaluate(model_uri: str, dataset_uri: str, split: str = "test") -> Evaluatio
         log.info("%s on %d lines of %s: CER %.4f, exact %.3f", reader.version, scores.lines, split, scores.cer,
                  scores.exact)
         return Evaluation(model_uri, scores, _report(dataset, lines, readings, scores, model_uri))
-
-
-def _check_image(model: ImageConfig, dataset: ImageConfig, model_uri: str) -> None:
-    if (model.height, model.version) != (dataset.height, dataset.version):
-        raise DataError(f"{model_uri} reads lines of {model.height} px (image function {model.version}), the dataset "
-                        f"holds {dataset.height} px (image function {dataset.version}); pack the data for this model")
 
 
 def _report(dataset: Dataset, lines: Sequence[Line], readings: Sequence[str], scores: Scores, model: str) -> str:

@@ -1,15 +1,13 @@
 """Starts training from a bundle's weights, also where the alphabet has changed since."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from handwriting.alphabet import BLANK, Alphabet
-from handwriting.bundle import WEIGHTS, fetch_bundle, read_config
+from handwriting.bundle import WEIGHTS, check_image, read_config
 from handwriting.errors import DataError
 from handwriting.image import ImageConfig
 from handwriting.model import CLASS_LAYERS, ModelConfig
@@ -38,18 +36,14 @@ def load_start(uri: str, model_config: ModelConfig, image: ImageConfig) -> Start
         MissingError: There is no bundle.
         DataError: Its network has another size, or reads lines of another height.
     """
-    with TemporaryDirectory(prefix="start-") as scratch:
-        folder = fetch_bundle(uri, Path(scratch))
-        config = read_config(open_store(str(folder)))
-        found = ModelConfig(**config.model)
-        if found != model_config:
-            raise DataError(f"{uri} has the network {found}, this run {model_config}; train with the bundle's sizes, "
-                            "or from the start")
-        if (config.image.height, config.image.version) != (image.height, image.version):
-            raise DataError(f"{uri} reads lines of {config.image.height} px (image function {config.image.version}), "
-                            f"the dataset holds {image.height} px (image function {image.version}); pack it for this "
-                            "bundle, or train from the start")
-        return Start(uri, load_file(folder / WEIGHTS), Alphabet(config.alphabet))
+    bundle = open_store(uri)
+    config = read_config(bundle)
+    found = ModelConfig(**config.model)
+    if found != model_config:
+        raise DataError(f"{uri} has the network {found}, this run {model_config}; train with the bundle's sizes, "
+                        "or from the start")
+    check_image(uri, config.image, image)
+    return Start(uri, load(bundle.read(WEIGHTS)), Alphabet(config.alphabet))
 
 
 def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[str, Tensor]:

@@ -22,9 +22,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from handwriting.layout import METRICS_FOLDER
+
 log = logging.getLogger(__name__)
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)  # what a client's own id may be; it lands in the log
 PROBES = {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}  # asked for every few seconds
 NO_ROUTE = "none"  # the label of every path that is no route: raw paths would be labels without end
@@ -66,7 +67,7 @@ class Metrics:
 
 def _exposed(own: CollectorRegistry) -> CollectorRegistry:
     """Returns the registry to show: the metrics' own, or one that adds up what all workers have written."""
-    if folder := os.environ.get(FOLDER_VARIABLE):
+    if folder := os.environ.get(METRICS_FOLDER):
         all_workers = CollectorRegistry()
         MultiProcessCollector(all_workers, folder)
         all_workers.register(Workers(Path(folder)))

@@ -12,7 +12,7 @@ from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from handwriting.errors import ImageError
-from handwriting.layout import FIELD, VERSION_HEADER
+from handwriting.layout import FIELD, MODEL_NAME, VERSION_HEADER
 from handwriting.monitoring import Metrics, Monitor
 from handwriting.protocols import Refused, add_routes, reading_json, wants_kept
 from handwriting.user_data import UserPictures
@@ -91,7 +91,7 @@ class Predictor:
 
 
 def create_app(reader: "Reader | None", store: UserPictures | None = None, max_bytes: int = MAX_BYTES,
-               name: str = "handwriting") -> Flask:
+               name: str = MODEL_NAME) -> Flask:
     """Makes the application.
 
     Args:

@@ -149,7 +149,7 @@ class Rollout:
         if model.get("transitionStatus") in FAILED and (
                 model != old or time.monotonic() - self.ours_since > self.config.stale):
             raise DeployError(f"{where(self.manifest)}: version {self.version} failed: {model['transitionStatus']} "
-                              f"{_failure(model.get('lastFailureInfo') or {})}")
+                              f"{_said(model.get('lastFailureInfo') or {}) or 'without a reason'}")
 
     def _broken_pods(self) -> Iterator[str]:
         """Yields why containers of the new version cannot run."""
@@ -160,9 +160,9 @@ class Rollout:
             for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
                 waiting = container.get("state", {}).get("waiting", {})
                 if waiting.get("reason") in BROKEN:
-                    ended = container.get("lastState", {}).get("terminated", {})
+                    ended = _said(container.get("lastState", {}).get("terminated", {}), longest=500)
                     yield (f"pod {pod['metadata']['name']}, container {container['name']}: {waiting['reason']} "
-                           f"{waiting.get('message', '')} {_ended(ended)}".strip())
+                           f"{waiting.get('message', '')} {f'(last end: {ended})' if ended else ''}".strip())
 
 
 def version_of(pod_spec: dict) -> str:
@@ -199,13 +199,13 @@ def _not_ready(service: dict) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def _failure(info: dict) -> str:
-    parts = [info.get("reason"), info.get("message"), f"exit code {info['exitCode']}" if "exitCode" in info else ""]
-    return ", ".join(part for part in parts if part) or "without a reason"
+def _said(info: dict, longest: int = 0) -> str:
+    """Returns what KServe's failure info or a container's last end tells, "" for nothing.
 
-
-def _ended(terminated: dict) -> str:
-    parts = [terminated.get("reason"), (terminated.get("message") or "").strip()[-500:],
-             f"exit code {terminated['exitCode']}" if "exitCode" in terminated else ""]
-    found = ", ".join(part for part in parts if part)
-    return f"(last end: {found})" if found else ""
+    Args:
+        info: `reason`, `message` and `exitCode`, each of which may be absent.
+        longest: Characters of the message to keep, its last ones; 0 keeps all.
+    """
+    parts = [info.get("reason"), (info.get("message") or "").strip()[-longest:],
+             f"exit code {info['exitCode']}" if "exitCode" in info else ""]
+    return ", ".join(part for part in parts if part)

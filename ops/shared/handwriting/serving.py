@@ -10,22 +10,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
 from handwriting.errors import HandwritingError
+from handwriting.layout import METRICS_FOLDER, MODEL_NAME
 from handwriting.user_data import UserPictures
 
-if TYPE_CHECKING:
-    from handwriting.reader import Reader
-
-NAME = "handwriting"
 GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests first, then waiting pictures
 DRAIN = 10.0  # seconds of these for the pictures
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where several workers write their metrics, for each to show them all
 
 
 class Server(BaseApplication):
@@ -49,28 +45,18 @@ class Server(BaseApplication):
         """
         from handwriting.monitoring import log_to_stderr  # here: its library looks for METRICS_FOLDER at its import
         from handwriting.predictor import create_app
+        from handwriting.reader import Reader  # here: only workers load ONNX Runtime, which does not survive a fork
 
         try:
-            reader = load_reader(self.model)
+            # One thread a reading: ONNX Runtime would take one for each core of the machine, whatever share the pod
+            # may use, and requests run beside each other anyway.
+            reader = Reader.fetch(self.model, threads=1)
             if self.data_uri:
                 self.pictures = UserPictures(self.data_uri)
         except HandwritingError as error:
             raise AppImportError(f"cannot serve {self.model}: {error}") from error
         log_to_stderr()
         return create_app(reader, self.pictures, name=self.name)
-
-
-def load_reader(model: str) -> "Reader":
-    """Loads a bundle from a folder or an `s3://` URI.
-
-    Raises:
-        HandwritingError: There is no bundle, or it is damaged.
-    """
-    from handwriting.reader import Reader  # here: only workers load ONNX Runtime, which does not survive a fork
-
-    # One thread a reading: ONNX Runtime would take one for each core of the machine, whatever share the pod may use,
-    # and requests run beside each other anyway.
-    return Reader.fetch(model, threads=1)
 
 
 def _drain(arbiter: Any, worker: Any) -> None:
@@ -88,7 +74,7 @@ def _forget(arbiter: Any, worker: Any) -> None:
 
 
 def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "", workers: int = 1,
-          threads: int = 4, name: str = NAME) -> None:
+          threads: int = 4, name: str = MODEL_NAME) -> None:
     """Serves one model until SIGTERM or SIGINT, and ends the process.
 
     Args:
@@ -140,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--name", default=os.environ.get("MODEL_NAME", NAME), help="name in KServe's protocols")
+    parser.add_argument("--name", default=os.environ.get("MODEL_NAME", MODEL_NAME), help="name in KServe's protocols")
     options = parser.parse_args(arguments)
     if not options.model:
         parser.error("give --model or set STORAGE_URI")

@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -118,6 +119,25 @@ def read_json(store: Store, key: str) -> Any:
 def write_json(store: Store, key: str, value: Any) -> None:
     """Writes `value` as readable JSON with a stable order of keys."""
     store.write(key, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True).encode())
+
+
+def fetch_files(store: Store, prefix: str, last: str, folder: Path, without: str = "") -> None:
+    """Copies files to a local folder under their keys, in parallel; nothing where the last one is there already.
+
+    Args:
+        store: Where from.
+        prefix: Start of the keys to copy.
+        last: Key of the file that makes the set whole; fetched last, so a copy that broke off is made again.
+        folder: Where to.
+        without: Start of the keys to leave out; empty leaves out none.
+    """
+    if (folder / last).exists():
+        return
+    keys = [entry.key for entry in store.list(prefix)
+            if entry.key != last and not (without and entry.key.startswith(without))]
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(lambda key: store.download(key, folder / key), keys))
+    store.download(last, folder / last)
 
 
 @lru_cache(maxsize=8)

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from handwriting.bundle import REQUIREMENTS
 from handwriting.errors import DeployError
 from handwriting.layout import WHEELS
-from handwriting.store import Store, join
+from handwriting.store import Store, fetch_files, join
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +97,7 @@ def fetch(bundle: Store, folder: Path, target: Target) -> None:
         folder: Its copy, as `fetch_bundle` gives it.
         target: Which wheels.
     """
-    lock = f"{target.folder}/{LOCK}"
-    if not (folder / lock).exists():
-        for key in [entry.key for entry in bundle.list(f"{target.folder}/") if entry.key != lock]:
-            bundle.download(key, folder / key)
-        bundle.download(lock, folder / lock)  # last: a copy that broke off is fetched again
+    fetch_files(bundle, f"{target.folder}/", f"{target.folder}/{LOCK}", folder)
 
 
 def _lock(wheels: Sequence[Path]) -> str:
