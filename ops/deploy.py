@@ -22,6 +22,7 @@ def deploy(
     python: str = "3.11",
     machine: str = "x86_64",
     install: bool = True,
+    language_model: bool = False,
     min_replicas: int = 1,
     max_replicas: int = 3,
     canary: int = 10,
@@ -45,6 +46,7 @@ def deploy(
         python: Version of Python in the image, for which the bundle gets wheels.
         machine: Machine of the image: "x86_64" or "aarch64".
         install: Install the wheels of the bundle; False for an image that has the packages.
+        language_model: Read by beam search with the bundle's language model.
         min_replicas: Fewest pods; 0 in Knative mode only.
         max_replicas: Most pods.
         canary: Percent of the requests that a new version gets before it has answered; Knative mode only.
@@ -67,7 +69,8 @@ def deploy(
     from handwriting.store import join
 
     config = ServiceConfig(name=name, namespace=namespace, mode=mode, image=image, python=python, machine=machine,
-                           install=install, min_replicas=min_replicas, max_replicas=max_replicas,
+                           install=install, language_model=language_model, min_replicas=min_replicas,
+                           max_replicas=max_replicas,
                            canary_percent=canary if mode in KNATIVE_MODES else None,
                            data_uri=join(bucket, layout.DATA))
     service = run(model, config, apply, WaitConfig(timeout=timeout), smoke_test if smoke else None)

@@ -18,6 +18,7 @@ def evaluate(
     metrics: Output[Metrics],
     report: Output[HTML],
     split: str = "test",
+    language_model: bool = False,
 ) -> NamedTuple("Scores", [("cer", float), ("champion", str), ("champion_cer", float)]):  # type: ignore[valid-type]
     """Scores a bundle and the one that serves now. Reads S3 credentials.
 
@@ -28,6 +29,7 @@ def evaluate(
         metrics: The candidate's scores, and the champion's CER.
         report: Worst lines as pictures with truth and reading, commonest confusions.
         split: Lines to read.
+        language_model: Read by beam search with each bundle's language model, as the service will.
 
     Returns:
         cer: Of the candidate, 0 is perfect.
@@ -40,9 +42,12 @@ def evaluate(
     from handwriting.store import join
 
     champion = evaluation.find_champion(join(bucket, layout.MODELS))
-    result = evaluation.evaluate(model, dataset, split)
+    result = evaluation.evaluate(model, dataset, split, language_model)
     same = champion == model
-    champion_cer = (result if same else evaluation.evaluate(champion, dataset, split)).scores.cer if champion else 1.0
+    champion_cer = 1.0
+    if champion:
+        other = result if same else evaluation.evaluate(champion, dataset, split, language_model)
+        champion_cer = other.scores.cer
     for name, value in {**result.scores.as_dict(), "champion_cer": champion_cer}.items():
         metrics.log_metric(name, value)
     Path(report.path).write_text(result.report, "utf-8")

@@ -23,7 +23,7 @@ def train(
     patience: int = 15,
     minutes: float = 0.0,
     seed: int = 0,
-    hidden: int = 192,
+    hidden: int = 128,
     layers: int = 2,
     dropout: float = 0.2,
     start: str = "",

@@ -5,14 +5,14 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from handwriting.dataset import Dataset
-from handwriting.labels import BUCKET_SPLITS, LabelConfig
+from handwriting.labels import LabelConfig
 from handwriting.packing import LABELS, PackConfig, pack_folder
 from handwriting.store import open_store, read_json
 
@@ -49,7 +49,10 @@ def bench(data: Path, lines: int, repeat: int) -> dict[str, Any]:
             "ours": (_ours, (dataset, lines, 1)),
             "network": (_network, (dataset, lines)),
             "repeated": (_ours, (dataset, lines, repeat))}
-        rows = {name: _rounded(_alone(*step)) for name, step in _told(steps)}
+        rows = {}
+        for name, (function, arguments) in steps.items():
+            log.info("measuring: %s", name)
+            rows[name] = _rounded(_alone(function, arguments))
     ours, reference, network = (rows[name]["lines_per_second"] for name in ("ours", "reference", "network"))
     return {"rows": rows, "speedup": round(ours / reference, 2), "of_network": round(ours / network, 3), "lines": lines,
             "repeat": repeat}
@@ -71,12 +74,6 @@ def _rounded(measured: Measured) -> dict[str, float]:
     return {name: round(value, 2) for name, value in measured._asdict().items()}
 
 
-def _told(steps: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, step in steps.items():
-        log.info("measuring: %s", name)
-        yield name, step
-
-
 def _alone(function: Callable[..., Measured], arguments: tuple) -> Measured:
     """Runs a function in a new process: it shares neither memory nor threads with the others."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -93,9 +90,8 @@ def _reference(data: Path, lines: int) -> Measured:
     from pipeline import reference
 
     store = open_store(str(data))
-    items = [(data / split / "images" / name, text) for split in BUCKET_SPLITS if split in TRAINED_ON
-             and store.exists(f"{split}/{LABELS}") for name, text in read_json(store, f"{split}/{LABELS}").items()]
-    items = items[:lines]
+    items = [(data / split / "images" / name, text) for split in TRAINED_ON if store.exists(f"{split}/{LABELS}")
+             for name, text in read_json(store, f"{split}/{LABELS}").items()][:lines]
     began = time.monotonic()
     reference.train_epoch(items)
     return Measured(len(items) / (time.monotonic() - began), _peak())
@@ -117,13 +113,12 @@ def _network(dataset_uri: str, lines: int) -> Measured:
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, 1, Path(scratch))
-        batches = list(training_batches(trainer.dataset, trainer.train_lines, trainer.alphabet, trainer.config.batch,
-                                        0.0, (0, 1)))
-        random = [batch._replace(images=torch.rand(batch.images.shape)) for batch in batches]
-        trainer.model.train()
+        batches = training_batches(trainer.dataset, trainer.train_lines, trainer.alphabet, trainer.config.batch,
+                                   trainer.replicas.count, 0.0, (0, 1))
+        random = [[part._replace(images=torch.rand(part.images.shape)) for part in parts] for parts in batches]
         began = time.monotonic()
-        for batch in random:
-            trainer.train_step(batch, 1)
+        for parts in random:
+            trainer.train_step(parts, 1)
         return Measured(len(trainer.train_lines) / (time.monotonic() - began), _peak())
 
 

@@ -173,11 +173,17 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     return run.summary()
 
 
+def _add_language_model_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--language-model", action="store_true",
+                         help="read by beam search with the bundle's language model: fewer errors, more time")
+
+
 def _add_evaluate(commands: Any) -> None:
     command = _command(commands, evaluate_command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
     command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
     command.add_argument("--split", default="test", choices=["train", "validation", "test"])
+    _add_language_model_option(command)
     command.add_argument("--report", type=Path, help="HTML file for the worst lines and commonest confusions")
 
 
@@ -185,7 +191,7 @@ def evaluate_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Scores a bundle on a split of a dataset."""
     from handwriting.evaluation import evaluate
 
-    result = evaluate(options.model, options.dataset, options.split)
+    result = evaluate(options.model, options.dataset, options.split, options.language_model)
     if options.report:
         options.report.write_text(result.report, "utf-8")
     return {"model": options.model, "split": options.split, **result.scores.as_dict()}
@@ -194,6 +200,7 @@ def evaluate_command(options: argparse.Namespace) -> Mapping[str, Any]:
 def _add_read(commands: Any) -> None:
     command = _command(commands, read_command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
+    _add_language_model_option(command)
     command.add_argument("image", nargs="+", type=Path, help="pictures of one line each")
 
 
@@ -201,7 +208,7 @@ def read_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Reads pictures; one that cannot be read does not stop the others, but gives exit status 1."""
     from handwriting.reader import Reader
 
-    reader = Reader.fetch(options.model)
+    reader = Reader.fetch(options.model, language_model=options.language_model)
     readings = [_read(reader, path) for path in options.image]
     for reading in readings:
         if "error" in reading:
@@ -225,13 +232,15 @@ def _add_serve(commands: Any) -> None:
     command.add_argument("--data-uri", default="", help="keep users' pictures below this URI (default: keep none)")
     command.add_argument("--workers", type=int, default=1, help="processes, each with the model in memory")
     command.add_argument("--threads", type=int, default=4, help="requests a process answers at the same time")
+    _add_language_model_option(command)
 
 
 def serve_command(options: argparse.Namespace) -> None:
     """Serves a bundle over HTTP until Ctrl-C."""
     from handwriting.serving import serve
 
-    serve(options.model, options.host, options.port, options.data_uri, options.workers, options.threads)
+    serve(options.model, options.host, options.port, options.data_uri, options.workers, options.threads,
+          language_model=options.language_model)
 
 
 def _add_wheels(commands: Any) -> None:
@@ -269,20 +278,25 @@ def manifest_command(options: argparse.Namespace) -> Mapping[str, Any]:
 def _add_bench(commands: Any) -> None:
     command = _command(commands, bench_command)
     command.add_argument("--data", type=Path, help="folder in the bucket's layout (default: rendered sample lines)")
-    command.add_argument("--lines", type=int, default=512, help="lines to train on, at most")
+    command.add_argument("--transfers", action="store_true", help="compare how pictures travel instead of training")
+    command.add_argument("--lines", type=int, default=2000, help="lines to train on, or pictures to move, at most")
     command.add_argument("--repeat", type=int, default=4, help="how often the same lines for the second memory row")
 
 
 def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Compares training with the tutorial's, side by side, and prints a table; takes minutes."""
-    from pipeline.bench import bench, table
+    from pipeline import bench, bench_transfers
     from pipeline.samples import make_samples
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         if options.data is None:
             make_samples(Path(scratch))
-        result = bench(options.data or Path(scratch), options.lines, options.repeat)
-    print(table(result), file=sys.stderr)
+        data = options.data or Path(scratch)
+        if options.transfers:
+            result = bench_transfers.bench_transfers(data, options.lines)
+        else:
+            result = bench.bench(data, options.lines, options.repeat)
+    print((bench_transfers if options.transfers else bench).table(result), file=sys.stderr)
     return result
 
 

@@ -7,7 +7,7 @@ from kfp import compiler
 
 from pipeline.handwriting_pipeline import handwriting_pipeline
 
-LARGEST_SOURCE = 64 * 1024
+LARGEST_SOURCE = 80 * 1024
 """Bytes of one component's source: Linux takes 128 KiB for one argument, and the workflow holds several copies."""
 
 

@@ -53,10 +53,11 @@ def handwriting_pipeline(
     patience: int = 15,
     minutes: float = 0.0,
     seed: int = 0,
-    hidden: int = 192,
+    hidden: int = 128,
     layers: int = 2,
     dropout: float = 0.2,
     start: str = "",
+    language_model: bool = True,
     margin: float = 0.0,
     name: str = "handwriting",
     namespace: str = "kubeflow-user",
@@ -89,6 +90,7 @@ def handwriting_pipeline(
         layers: Recurrent layers.
         dropout: Share of features dropped while training.
         start: URI of a bundle to fine-tune, or of the bucket's `models` (the one that serves); "" for new weights.
+        language_model: Read with a language model of the training labels: fewer errors, more time a line.
         margin: CER by which a new model must be better than the one that serves.
         name: Name of the InferenceService.
         namespace: Namespace of the InferenceService.
@@ -117,7 +119,8 @@ def handwriting_pipeline(
         dropout=dropout, start=start), S3_SECRET, COMET_SECRET)
     model.set_cpu_request("2").set_memory_request("4Gi").set_retry(num_retries=2)  # a retry goes on from the checkpoint
 
-    scores = _with_secrets(evaluate(model=model.outputs["Output"], dataset=dataset, bucket=bucket), S3_SECRET)
+    scores = _with_secrets(evaluate(model=model.outputs["Output"], dataset=dataset, bucket=bucket,
+                                    language_model=language_model), S3_SECRET)
     scores.set_caching_options(False)  # another champion may serve by now
 
     decision = promote(candidate=model.outputs["Output"], candidate_cer=scores.outputs["cer"],
@@ -127,7 +130,8 @@ def handwriting_pipeline(
     with dsl.If(decision.outputs["Output"] == True, name="better"):  # noqa: E712  KFP needs the comparison
         service = _with_secrets(deploy(model=model.outputs["Output"], bucket=bucket, name=name, namespace=namespace,
                                        mode=mode, image=image, min_replicas=min_replicas, max_replicas=max_replicas,
-                                       canary=canary, smoke=smoke, apply=apply), S3_SECRET)
+                                       canary=canary, smoke=smoke, apply=apply, language_model=language_model),
+                                S3_SECRET)
         service.set_caching_options(False)  # the cluster may have changed
 
     return Outcome(model.outputs["Output"], scores.outputs["cer"], scores.outputs["champion_cer"])

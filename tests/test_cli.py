@@ -73,6 +73,12 @@ def test_evaluate_scores_a_split_and_writes_a_report(model, small_dataset, tmp_p
     assert "data:image/png" in (tmp_path / "report.html").read_text()
 
 
+def test_evaluate_and_read_take_a_language_model(model, small_dataset, sample_folder):
+    evaluated = command("evaluate", "--model", model, "--dataset", small_dataset, "--language-model")
+    read = command("read", "--model", model, "--language-model", sample_folder / "test/images/0001.png")
+    assert "cer" in last_line(evaluated) and isinstance(last_line(read)["readings"][0]["text"], str)
+
+
 def test_read_goes_on_past_a_bad_picture(model, sample_folder, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")

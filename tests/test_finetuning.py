@@ -17,7 +17,7 @@ SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), Train
 
 
 def network(characters: str) -> CRNN:
-    return CRNN(SMALL, Alphabet(characters).classes).eval()
+    return CRNN(SMALL, Alphabet(characters).classes, 48).eval()
 
 
 def grown(old: CRNN, old_characters: str, characters: str) -> CRNN:
@@ -30,7 +30,7 @@ def grown(old: CRNN, old_characters: str, characters: str) -> CRNN:
 def scores(model: CRNN, characters: str, wanted: str) -> torch.Tensor:
     """Scores of blank and some letters, relative to the blank's."""
     with torch.inference_mode():
-        log_probs = model(torch.rand(1, 1, 64, 80, generator=torch.Generator().manual_seed(0)))
+        log_probs = model(torch.rand(1, 1, 48, 80, generator=torch.Generator().manual_seed(0)))
     found = log_probs[..., [0, *Alphabet(characters).encode(wanted)]]
     return found - found[..., :1]
 
@@ -87,3 +87,10 @@ def test_a_bundle_that_does_not_fit_is_refused(model, changes, said):
 def test_a_bundle_that_is_not_there_is_named(other_dataset, tmp_path):
     with pytest.raises(MissingError, match="nowhere"):
         runs.train(other_dataset, str(tmp_path), str(tmp_path), SMALL, SHORT, start=str(tmp_path / "nowhere"))
+
+
+def test_a_network_of_another_version_is_refused():
+    old = network("abc").state_dict()
+    old["recurrent.weight"] = torch.zeros(3)
+    with pytest.raises(DataError, match="another network than this version trains"):
+        fitted(Start("s3://b/models/v", old, Alphabet("abc")), network("abc").state_dict(), Alphabet("abc"))

@@ -33,7 +33,7 @@ class Reader:
     version = "v1"
 
     @classmethod
-    def fetch(cls, uri, threads=0):
+    def fetch(cls, uri, threads=0, language_model=False):
         return cls()
 
     def read(self, pictures):

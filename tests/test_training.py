@@ -3,14 +3,15 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from handwriting import runs, sources
-from handwriting.batches import epoch_order, training_batches
+from handwriting.batches import BUFFER, epoch_order, training_batches
 from handwriting.bundle import CODE, CONFIG, ONNX, REQUIREMENTS, WEIGHTS
 from handwriting.alphabet import Alphabet
-from handwriting.dataset import Dataset
+from handwriting.dataset import Dataset, Line
 from handwriting.errors import ConfigError, DataError, MissingError
 from handwriting.metrics import Scores
 from handwriting.ctc import steps
@@ -26,6 +27,10 @@ SHORT = TrainConfig(epochs=3, batch=4, patience=3)
 @pytest.fixture
 def dataset(small_dataset, tmp_path):
     return Dataset(small_dataset, tmp_path / "cache")
+
+
+def line_of(shard, width=100):
+    return Line("train", "train/images/0.png", "a", "digest", "tag", shard, 0, width)
 
 
 def test_it_overfits_eight_lines(dataset):
@@ -97,23 +102,31 @@ def test_katib_reads_every_line_and_never_sees_nan():
 
 
 def test_an_epoch_visits_every_line_once_and_repeats_for_its_seed():
-    import numpy as np
-
-    order = [epoch_order(range(100), 7, np.random.default_rng([1, 2])) for _ in range(2)]
+    lines = [line_of(f"shard{i % 7}", width=100 + i) for i in range(100)]
+    order = [epoch_order(lines, 7, np.random.default_rng([1, 2])) for _ in range(2)]
     assert order[0] == order[1]
     assert sorted(i for batch in order[0] for i in batch) == list(range(100))
 
 
+def test_an_epoch_reads_shards_in_sequence_a_few_at_a_time():
+    lines = [line_of(f"shard{i % 20}") for i in range(400)]
+    order = epoch_order(lines, 8, np.random.default_rng(0))
+    shards = [lines[i].shard for batch in order for i in batch]
+    seen = [set(shards[start:start + 20 * BUFFER]) for start in range(0, 400, 20 * BUFFER)]
+    assert all(len(some) == BUFFER for some in seen) and len(set.union(*seen)) == 20
+
+
 def test_batches_hold_paper_right_of_each_line(dataset):
     lines = dataset.lines("train")
-    for batch in training_batches(dataset, lines, Alphabet(dataset.manifest.alphabet), 4, 0.0, (0, 1)):
-        for image, line in zip(batch.images, batch.lines):
+    for parts in training_batches(dataset, lines, Alphabet(dataset.manifest.alphabet), 4, 2, 0.0, (0, 1)):
+        assert [len(part.lines) for part in parts] in ([2, 2], [2])
+        for image, line in ((image, line) for part in parts for image, line in zip(part.images, part.lines)):
             assert image[..., line.width:].abs().sum() == 0
             assert image[..., :line.width].max() > 0.5
 
 
 def test_the_network_gives_a_step_for_every_four_columns():
-    log_probs = CRNN(SMALL, 10).eval()(torch.zeros(2, 1, 64, 128))
+    log_probs = CRNN(SMALL, 10, 64).eval()(torch.zeros(2, 1, 64, 128))
     assert log_probs.shape == (2, steps(128), 10)
     assert torch.allclose(log_probs.exp().sum(dim=2), torch.ones(2, steps(128)), atol=1e-5)
 
@@ -128,6 +141,8 @@ def test_a_run_writes_a_bundle_that_reads_and_a_second_run_trains_nothing(small_
     assert "onnxruntime==" in (folder / REQUIREMENTS).read_text()
     assert not list((tmp_path / "runs").rglob(CHECKPOINT))
     assert len(Reader.load(folder).version) == 12
+    language_model = Reader.load(folder, language_model=True).language_model
+    assert language_model.bits([line.text for line in Dataset(small_dataset, tmp_path).lines("train")]) < 2
     second = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT)
     assert seen == [1, 2, 3] and second.model == first.model and not second.trained
     assert json.dumps(second.summary())

@@ -8,9 +8,11 @@ from handwriting.image import WHITE
 SHARE = 1.25  # of the lines that are changed, by strength; from 0.8 on it is all of them
 SHEAR = 0.35  # columns of slant per row: about 19 degrees either way
 STRETCH = 0.15  # of the width
-SQUEEZE = 0.2  # of the height: writing smaller than the line
+SQUEEZE, SWELL = 0.2, 0.05  # of the height: writing smaller or larger than it was
+LIFT = 0.06  # of the height: writing higher or lower
 ROTATION = 1.0  # degrees
 WAVE = 2.5  # px by which columns and rows are displaced
+GAPS, GAP = 2.0, 0.3  # places a line where nothing was written, on average, and their widths, of the height, at most
 
 
 def augment(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -31,21 +33,22 @@ def augment(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
         changed = _pen(changed, rng)
     if rng.random() < 0.5 * strength:
         changed = _light(changed, strength, rng)
-    return changed
+    return _gaps(changed, strength, rng)
 
 
 def _warp(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Slants, stretches, shrinks, tilts and bends in one resampling."""
     height, width = line.shape
     stretch = 1 + STRETCH * strength * rng.uniform(-1, 1)
-    shrink = 1 - SQUEEZE * strength * rng.random()
+    shrink = 1 + strength * rng.uniform(-SQUEEZE, SWELL)
+    lift = LIFT * height * strength * rng.uniform(-1, 1)
     shear = SHEAR * strength * rng.uniform(-1, 1)
     tilt = np.tan(np.radians(ROTATION * strength * rng.uniform(-1, 1)))
     out_width = max(8, round(width * stretch))
     x, y = np.meshgrid(np.arange(out_width, dtype=np.float32), np.arange(height, dtype=np.float32))
     middle = height / 2
     source_x = x / stretch + shear * (y - middle)
-    source_y = middle + (y - middle) / shrink + tilt * (x - out_width / 2) * min(1.0, 6 * height / out_width)
+    source_y = middle + (y - middle - lift) / shrink + tilt * (x - out_width / 2) * min(1.0, 6 * height / out_width)
     bend_x, bend_y = _smooth_noise(height, out_width, rng), _smooth_noise(height, out_width, rng)
     return cv2.remap(line, (source_x + WAVE * strength * bend_x).astype(np.float32),
                      (source_y + WAVE * strength * bend_y).astype(np.float32),
@@ -59,9 +62,21 @@ def _smooth_noise(height: int, width: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _pen(line: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Thickens or thins the strokes."""
+    """Thickens or thins the strokes, by up to a pixel."""
     kernel = np.ones((2, 2), np.uint8)
-    return cv2.erode(line, kernel) if rng.random() < 0.5 else cv2.dilate(line, kernel)
+    other = cv2.erode(line, kernel) if rng.random() < 0.5 else cv2.dilate(line, kernel)
+    share = rng.random()
+    return cv2.addWeighted(line, 1 - share, other, share, 0)
+
+
+def _gaps(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Leaves out some columns, so that letters are read by their neighbours too."""
+    height, width = line.shape
+    gapped = line.copy()
+    for _ in range(rng.poisson(GAPS * strength)):
+        start = rng.integers(width)
+        gapped[:, start:start + rng.integers(1, 2 + int(GAP * height))] = WHITE
+    return gapped
 
 
 def _light(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Brings lines to the network: order, augmentation, padding, and a thread that prepares the next batches."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from handwriting.ctc import frames_needed, steps
 from handwriting.dataset import Dataset, Line
 from handwriting.image import to_input
 
+BUFFER = 4  # shards shuffled together: some 4,000 lines
 BUCKET = 8  # batches sorted by width together: little padding, yet every epoch mixes anew
 ROUND = 16  # px; oneDNN prepares its kernels anew for each shape, but much padding spoils batch normalisation
 AHEAD = 4  # batches prepared before they are needed
@@ -35,44 +37,76 @@ class Batch(NamedTuple):
     steps: Tensor
     targets: Tensor
     lengths: Tensor
-    lines: list[Line]
+    lines: Sequence[Line]
 
 
-def epoch_order(widths: Sequence[int], size: int, rng: np.random.Generator) -> list[list[int]]:
+def epoch_order(lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[list[int]]:
     """Returns the batches of one epoch as indices: shuffled, with lines of like width together.
 
+    Lines are shuffled within BUFFER shards at a time, so that shards are read in sequence however many there are.
+
     Args:
-        widths: Width of each line, px.
-        size: Lines of a batch; the last ones may be smaller.
+        lines: The lines to visit.
+        size: Lines of a batch; the last one of each buffer may be smaller.
         rng: Gives the order, so that an epoch can be repeated.
     """
-    shuffled = rng.permutation(len(widths))
+    by_shard: dict[str, list[int]] = {}
+    for i, line in enumerate(lines):
+        by_shard.setdefault(line.shard, []).append(i)
+    shards = [by_shard[shard] for shard in sorted(by_shard)]
+    order = rng.permutation(len(shards))
+    batches = []
+    for start in range(0, len(shards), BUFFER):
+        buffer = [i for shard in order[start:start + BUFFER] for i in shards[shard]]
+        batches += _shuffled(buffer, lines, size, rng)
+    return batches
+
+
+def _shuffled(indices: list[int], lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[list[int]]:
+    shuffled = rng.permutation(indices).tolist()
     batches = []
     for start in range(0, len(shuffled), size * BUCKET):
-        bucket = sorted(shuffled[start:start + size * BUCKET].tolist(), key=lambda i: (widths[i], i))
+        bucket = sorted(shuffled[start:start + size * BUCKET], key=lambda i: (lines[i].width, i))
         batches += [bucket[i:i + size] for i in range(0, len(bucket), size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def training_batches(dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet, size: int, strength: float,
-                     seed: tuple[int, ...]) -> Iterator[Batch]:
-    """Yields one epoch of augmented batches; the same seed gives the same ones."""
-    order = epoch_order([line.width for line in lines], size, np.random.default_rng(seed))
+def training_batches(dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet, size: int, parts: int,
+                     strength: float, seed: tuple[int, ...]) -> Iterator[list[Batch]]:
+    """Yields one epoch of augmented batches, each in parts; the same seed gives the same ones.
 
-    def make(indices: list[int]) -> Batch:
+    Args:
+        dataset: Has the lines' pixels.
+        lines: The lines to visit.
+        alphabet: Gives the targets.
+        size: Lines of a batch.
+        parts: Parts of a batch, at most.
+        strength: Of augmentation, 0 to 1.
+        seed: Of the epoch.
+    """
+    share = math.ceil(size / parts)
+
+    def make(indices: list[int]) -> list[Batch]:
+        return [part(indices[i:i + share]) for i in range(0, len(indices), share)]
+
+    def part(indices: list[int]) -> Batch:
         chosen = [lines[i] for i in indices]
         pixels = [_augmented(dataset.pixels(line), strength, line, alphabet, np.random.default_rng((*seed, i)))
                   for i, line in zip(indices, chosen)]
         return _batch(chosen, pixels, alphabet)
 
-    yield from _prepared(order, make)
+    yield from _prepared(epoch_order(lines, size, np.random.default_rng(seed)), make)
 
 
-def reading_batches(dataset: Dataset, lines: Sequence[Line], size: int) -> Iterator[Batch]:
-    """Yields all lines once, widest last, without augmentation or targets."""
+def reading_groups(lines: Sequence[Line], size: int = 16) -> list[list[Line]]:
+    """Returns all lines once in groups of like width, widest last."""
     ordered = sorted(lines, key=lambda line: line.width)
-    groups = [ordered[i:i + size] for i in range(0, len(ordered), size)]
-    yield from _prepared(groups, lambda group: _batch(group, [dataset.pixels(line) for line in group], None))
+    return [ordered[i:i + size] for i in range(0, len(ordered), size)]
+
+
+def reading_batch(dataset: Dataset, group: Sequence[Line]) -> Batch:
+    """Returns lines as they are, without targets."""
+    return _batch(group, [dataset.pixels(line) for line in group], None)
 
 
 def _augmented(pixels: np.ndarray, strength: float, line: Line, alphabet: Alphabet,
@@ -82,7 +116,7 @@ def _augmented(pixels: np.ndarray, strength: float, line: Line, alphabet: Alphab
     return changed if steps(changed.shape[1]) >= frames_needed(alphabet.encode(line.text)) else pixels
 
 
-def _batch(lines: list[Line], pixels: list[np.ndarray], alphabet: Alphabet | None) -> Batch:
+def _batch(lines: Sequence[Line], pixels: list[np.ndarray], alphabet: Alphabet | None) -> Batch:
     widths = [p.shape[1] for p in pixels]
     padded = -(-max(widths) // ROUND) * ROUND
     images = np.zeros((len(pixels), 1, pixels[0].shape[0], padded), np.float32)
@@ -93,7 +127,7 @@ def _batch(lines: list[Line], pixels: list[np.ndarray], alphabet: Alphabet | Non
                  torch.tensor([i for row in ids for i in row]), torch.tensor([len(row) for row in ids]), lines)
 
 
-def _prepared(groups: Sequence, make) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+def _prepared(groups: Sequence[list[int]], make: Callable[[list[int]], list[Batch]]) -> Iterator[list[Batch]]:
     """Makes batches in a thread ahead of their use: NumPy and OpenCV let go of the interpreter while they work."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         todo = iter(groups)

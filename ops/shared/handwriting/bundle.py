@@ -5,6 +5,7 @@
 | config.json | version, network, image function, alphabet, training settings, dataset; written last |
 | model.safetensors | weights |
 | model.onnx | the same network for serving: images float32 [B, 1, height, W] -> log_probs float32 [B, W/4, classes] |
+| language_model.json | the labels' character n-grams, for beam search |
 | metrics.json | validation scores of every epoch |
 | requirements.txt | exact versions of what serves it, as they were when it was made |
 | code/handwriting/ | what serves it, as it was when it was made |
@@ -23,6 +24,7 @@ from handwriting.store import Store, fetch_files, join, open_store, read_json
 
 CONFIG, WEIGHTS, ONNX, METRICS, REQUIREMENTS = ("config.json", "model.safetensors", "model.onnx", "metrics.json",
                                                 "requirements.txt")
+LANGUAGE_MODEL = "language_model.json"
 CURRENT = "current.json"
 CODE = "code/handwriting"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handwriting import sources
-from handwriting.bundle import CODE, CONFIG, REQUIREMENTS, WEIGHTS
+from handwriting.bundle import CODE, CONFIG, LANGUAGE_MODEL, REQUIREMENTS, WEIGHTS
 from handwriting.dataset import LATEST
 from handwriting.image import ImageConfig
 from handwriting.store import CONNECTIONS, Store, write_json
@@ -24,15 +24,15 @@ SERVING = ("boto3", "flask", "gunicorn", "numpy", "onnxruntime", "opencv-python-
 
 
 def write_bundle(store: Store, folder: Path, config: dict[str, Any]) -> str:
-    """Completes the files in `folder` (weights, ONNX, metrics) with code and requirements, and uploads them.
+    """Completes what training left in `folder` with code and requirements, and uploads it.
 
     Args:
         store: The root of all models.
-        folder: Local folder with WEIGHTS, ONNX and METRICS.
+        folder: Local folder with WEIGHTS, ONNX, LANGUAGE_MODEL and METRICS.
         config: The fields of BundleConfig without the version.
 
     Returns:
-        The version: a hash of weights, settings, code and requirements.
+        The version: a hash of weights, language model, settings, code and requirements.
     """
     for name, text in sources.closure([SERVER]).items():
         path = folder / CODE / f"{name}.py"
@@ -52,7 +52,7 @@ def write_bundle(store: Store, folder: Path, config: dict[str, Any]) -> str:
 def _version(folder: Path, config: dict[str, Any]) -> str:
     """Hashes what decides a bundle's readings; ONNX and metrics follow from it, and hold times of day."""
     content = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for part in (folder / WEIGHTS, folder / REQUIREMENTS):
+    for part in (folder / WEIGHTS, folder / LANGUAGE_MODEL, folder / REQUIREMENTS):
         content.update(hashlib.sha256(part.read_bytes()).digest())
     content.update(sources.digest(SERVER).encode())
     return content.hexdigest()[:12]

@@ -29,8 +29,14 @@ class Evaluation(NamedTuple):
     report: str
 
 
-def evaluate(model_uri: str, dataset_uri: str, split: str = "test") -> Evaluation:
+def evaluate(model_uri: str, dataset_uri: str, split: str = "test", language_model: bool = False) -> Evaluation:
     """Reads every line of a split as the predictor would, and scores the readings.
+
+    Args:
+        model_uri: The bundle, or the root of bundles.
+        dataset_uri: The dataset, or the root of datasets.
+        split: "train", "validation" or "test".
+        language_model: Let the bundle's language model help with reading.
 
     Raises:
         MissingError: There is no such bundle or dataset.
@@ -38,7 +44,7 @@ def evaluate(model_uri: str, dataset_uri: str, split: str = "test") -> Evaluatio
     """
     with TemporaryDirectory(prefix="evaluate-") as scratch:
         dataset = Dataset(dataset_uri, Path(scratch))
-        reader = Reader.fetch(model_uri)
+        reader = Reader.fetch(model_uri, language_model=language_model)
         check_image(model_uri, reader.config.image, dataset.manifest.image)
         lines = dataset.lines(split)
         readings = [reader.read_pixels(dataset.pixels(line)).text

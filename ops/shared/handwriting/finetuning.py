@@ -53,7 +53,12 @@ def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[s
         start: The old weights and alphabet.
         fresh: State of a new network for `alphabet`.
         alphabet: The characters to read from now on.
+
+    Raises:
+        DataError: Another version of this project built the old network.
     """
+    if _shapes(start.weights) != _shapes(fresh):
+        raise DataError(f"{start.uri} holds another network than this version trains; train from the start")
     if start.alphabet == alphabet:
         return start.weights
     common = [c for c in alphabet.characters if not start.alphabet.unknown(c)]
@@ -69,3 +74,8 @@ def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[s
             grown[new] = weights[name][old]
             weights[name] = grown
     return weights
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """Returns the shapes of all weights that do not depend on the alphabet."""
+    return {name: weight.shape for name, weight in weights.items() if name.rpartition(".")[0] not in CLASS_LAYERS}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handwriting.errors import ConfigError
-from handwriting.layout import WHEELS
+from handwriting.layout import LANGUAGE_MODEL_VARIABLE, WHEELS
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 PORT = 8080
@@ -66,6 +66,7 @@ class ServiceConfig:
         python: Version of Python in the image, for which the bundle gets wheels.
         machine: Machine of the image: "x86_64" or "aarch64".
         install: Install the wheels of the bundle; False for an image that has the packages.
+        language_model: Read by beam search with the bundle's language model.
         service_account: Service account whose `secrets` let KServe download the model.
         mode: "Standard" (a Deployment) or "Knative", "RawDeployment" or "Serverless" for KServe up to 0.15; a service
             keeps it for its whole life.
@@ -84,6 +85,7 @@ class ServiceConfig:
     python: str = "3.11"
     machine: str = "x86_64"
     install: bool = True
+    language_model: bool = False
     service_account: str = "handwriting"
     mode: str = "Standard"
     min_replicas: int = 1
@@ -178,7 +180,7 @@ def command(install: bool = True) -> list[str]:
     """Returns the container's command: it installs the bundle's wheels once, without an index, and serves the bundle.
 
     It reads `STORAGE_URI` (the bundle's folder; in a pod KServe has put it there), `PORT` and, for a cache elsewhere
-    than `/tmp`, `SITE_ROOT`. `MODEL_NAME`, `DATA_URI` and the S3 credentials are read by the server.
+    than `/tmp`, `SITE_ROOT`. `MODEL_NAME`, `DATA_URI`, `LANGUAGE_MODEL` and the S3 credentials are read by the server.
 
     Args:
         install: False uses the packages of the image.
@@ -213,6 +215,7 @@ def _environment(model_uri: str, version: str, config: ServiceConfig) -> list[di
     plain = {
         "STORAGE_URI": model_uri.rstrip("/") + "/",  # KServe lists by prefix: without the slash v1 also fetches v10
         VERSION_VARIABLE: version, "MODEL_NAME": config.name, "DATA_URI": config.data_uri,
+        LANGUAGE_MODEL_VARIABLE: "yes" if config.language_model else "",
         "HOME": "/tmp",  # where pip and caches may write, whatever user the pod runs as
     }
     secret = [{"name": key, "valueFrom": {"secretKeyRef": {"name": config.secret, "key": key, "optional": True}}}

@@ -7,6 +7,7 @@ RUNS = "runs"  # <id>/: checkpoint and result of a training run
 WHEELS = "wheels"  # models/<version>/wheels/<target>/: what the predictor installs
 
 MODEL_NAME = "handwriting"  # the model's name in KServe's protocols, unless another is given
+LANGUAGE_MODEL_VARIABLE = "LANGUAGE_MODEL"  # not empty: the predictor reads with the bundle's language model
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where several workers write their metrics, for each to show them all
 FIELD = "file"  # of a multipart request: the picture
 KEEP_HEADER = "X-Keep-Picture"  # "no" in a request: the picture is read, not stored

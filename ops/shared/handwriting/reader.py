@@ -9,10 +9,12 @@ import numpy as np
 import onnxruntime
 
 from handwriting.alphabet import Alphabet
-from handwriting.bundle import ONNX, BundleConfig, fetch_bundle, read_config
+from handwriting.beam_search import decode_beam
+from handwriting.bundle import LANGUAGE_MODEL, ONNX, BundleConfig, fetch_bundle, read_config
 from handwriting.ctc import STEP, Reading, decode_greedy, steps
 from handwriting.errors import DataError
 from handwriting.image import read_line, to_input
+from handwriting.language_model import LanguageModel
 from handwriting.store import open_store
 
 log = logging.getLogger(__name__)
@@ -23,20 +25,23 @@ class Reader:
 
     Attributes:
         version: The bundle's version.
+        language_model: With it lines are read by beam search, without it greedily.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, config: BundleConfig):
-        self.session, self.config = session, config
+    def __init__(self, session: onnxruntime.InferenceSession, config: BundleConfig,
+                 language_model: LanguageModel | None = None):
+        self.session, self.config, self.language_model = session, config, language_model
         self.version = config.version
         self.alphabet = Alphabet(config.alphabet)
 
     @classmethod
-    def load(cls, folder: Path, threads: int = 0) -> "Reader":
+    def load(cls, folder: Path, threads: int = 0, language_model: bool = False) -> "Reader":
         """Loads the bundle in a local folder.
 
         Args:
-            folder: Has config.json and model.onnx.
+            folder: Has config.json, model.onnx and language_model.json.
             threads: Of one reading; 0 lets ONNX Runtime take all cores.
+            language_model: Let the bundle's language model help with reading.
 
         Raises:
             DataError: A file is missing or damaged.
@@ -48,22 +53,23 @@ class Reader:
             session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
             raise DataError(f"{folder / ONNX} cannot be loaded ({error}); fetch the bundle again") from error
-        return cls(session, config)
+        return cls(session, config, _language_model(folder) if language_model else None)
 
     @classmethod
-    def fetch(cls, uri: str, threads: int = 0) -> "Reader":
+    def fetch(cls, uri: str, threads: int = 0, language_model: bool = False) -> "Reader":
         """Loads the bundle at a URI, or the one that serves or came last where it is the root of models.
 
         Args:
             uri: `s3://` URI or local folder.
             threads: Of one reading; 0 lets ONNX Runtime take all cores.
+            language_model: Let the bundle's language model help with reading.
 
         Raises:
             MissingError: There is no bundle.
             DataError: A file is missing or damaged.
         """
         with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:  # loaded, it lives in memory
-            return cls.load(fetch_bundle(uri, Path(scratch)), threads)
+            return cls.load(fetch_bundle(uri, Path(scratch)), threads, language_model)
 
     def read(self, pictures: Sequence[bytes]) -> list[Reading]:
         """Reads pictures of one line each.
@@ -78,4 +84,11 @@ class Reader:
         padding = -line.shape[1] % STEP
         images_B1HW = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
         log_probs = self.session.run(None, {"images": images_B1HW})[0][0]
-        return decode_greedy(log_probs[:max(1, steps(line.shape[1]))], self.alphabet)
+        log_probs = log_probs[:max(1, steps(line.shape[1]))]
+        if self.language_model:
+            return decode_beam(log_probs, self.alphabet, self.language_model)
+        return decode_greedy(log_probs, self.alphabet)
+
+
+def _language_model(folder: Path) -> LanguageModel:
+    return LanguageModel.from_json(open_store(str(folder)).read(LANGUAGE_MODEL), str(folder / LANGUAGE_MODEL))

@@ -21,12 +21,14 @@ from safetensors.torch import save_file
 
 from handwriting import sources
 from handwriting.alphabet import Alphabet
-from handwriting.bundle import CONFIG, METRICS, ONNX, WEIGHTS, find_bundle, read_config
+from handwriting.bundle import CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, read_config
 from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
 from handwriting.dataset import Dataset
 from handwriting.errors import DataError
 from handwriting.finetuning import load_start
+from handwriting.fusion import best_fusion
+from handwriting.language_model import LanguageModel
 from handwriting.model import CRNN, ModelConfig
 from handwriting.store import Store, join, open_store, read_json, write_json
 from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trained, Trainer
@@ -34,6 +36,7 @@ from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trained, Traine
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
+FUSION_LINES = 150  # validation lines that decide how much the language model counts
 SAME = 1e-3  # log-probabilities of PyTorch and ONNX Runtime may differ by float32 rounding, no more
 
 
@@ -103,9 +106,10 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
         if start:
             trainer.start_from(load_start(start, model_config, dataset.manifest.image))
         trained = trainer.run(report)
+        model = fit_language_model(trainer)
         bundle = as_config(dataset.manifest.image, dataset.manifest.alphabet, model_config, config, dataset.manifest.id)
         folder = Path(scratch) / "bundle"
-        export(trained, dataset, model_config, folder)
+        export(trained, dataset, model_config, model, folder)
         version = write_bundle(models, folder, bundle)
         result = _as_result(trained, version)
         write_json(run, RESULT, result)
@@ -148,15 +152,32 @@ def _as_run(result: dict[str, Any], models: Store, trained: bool) -> Run:
     return Run(join(models.root, result["version"]), result["epochs"], result["best"], result["seconds"], trained)
 
 
-def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, folder: Path) -> None:
-    """Writes weights, ONNX and metrics of a finished run into `folder`, and checks the ONNX against PyTorch.
+def fit_language_model(trainer: Trainer) -> LanguageModel:
+    """Learns a language model from the training labels, and from validation lines how much it should count.
+
+    Args:
+        trainer: Has finished its run.
+    """
+    model = LanguageModel.of_texts((line.text for line in trainer.train_lines), trainer.alphabet.classes)
+    lines = trainer.validation_lines[:FUSION_LINES]  # in order of their digests, so a random part
+    samples = trainer.read(lines, lambda line, log_probs: log_probs.copy())
+    model.fusion = best_fusion([(line.text, log_probs) for line, log_probs in samples], trainer.alphabet, model)
+    log.info("language model: %d n-grams of up to %d characters, weight %.1f", len(model.grams), model.order,
+             model.fusion.weight)
+    return model
+
+
+def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, language_model: LanguageModel,
+           folder: Path) -> None:
+    """Writes weights, ONNX, language model and metrics into `folder`, and checks the ONNX against PyTorch.
 
     Raises:
         DataError: The two disagree.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file(trained.weights, folder / WEIGHTS)
-    model = CRNN(model_config, Alphabet(dataset.manifest.alphabet).classes)
+    (folder / LANGUAGE_MODEL).write_bytes(language_model.to_json())
+    model = CRNN(model_config, Alphabet(dataset.manifest.alphabet).classes, dataset.manifest.image.height)
     model.load_state_dict(trained.weights)
     _export_onnx(model.eval(), dataset.manifest.image.height, folder / ONNX)
     metrics = {"best_epoch": trained.best.number, **trained.best.scores.as_dict(),

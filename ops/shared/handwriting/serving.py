@@ -17,7 +17,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
 from handwriting.errors import HandwritingError
-from handwriting.layout import METRICS_FOLDER, MODEL_NAME
+from handwriting.layout import LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME
 from handwriting.user_data import UserPictures
 
 GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests first, then waiting pictures
@@ -27,8 +27,9 @@ DRAIN = 10.0  # seconds of these for the pictures
 class Server(BaseApplication):
     """gunicorn around one model."""
 
-    def __init__(self, model: str, data_uri: str, name: str, options: dict[str, Any]):
+    def __init__(self, model: str, data_uri: str, name: str, language_model: bool, options: dict[str, Any]):
         self.model, self.data_uri, self.name, self.options = model, data_uri, name, options
+        self.language_model = language_model
         self.pictures: UserPictures | None = None
         super().__init__()
 
@@ -50,7 +51,7 @@ class Server(BaseApplication):
         try:
             # One thread a reading: ONNX Runtime would take one for each core of the machine, whatever share the pod
             # may use, and requests run beside each other anyway.
-            reader = Reader.fetch(self.model, threads=1)
+            reader = Reader.fetch(self.model, threads=1, language_model=self.language_model)
             if self.data_uri:
                 self.pictures = UserPictures(self.data_uri)
         except HandwritingError as error:
@@ -74,7 +75,7 @@ def _forget(arbiter: Any, worker: Any) -> None:
 
 
 def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "", workers: int = 1,
-          threads: int = 4, name: str = MODEL_NAME) -> None:
+          threads: int = 4, name: str = MODEL_NAME, language_model: bool = False) -> None:
     """Serves one model until SIGTERM or SIGINT, and ends the process.
 
     Args:
@@ -85,6 +86,7 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
         workers: Processes, each with its own model in memory.
         threads: Requests a process answers at the same time.
         name: The model's name in KServe's protocols.
+        language_model: Read by beam search with the bundle's language model.
 
     Raises:
         SystemExit: Always: 0 after a signal, not 0 when the model or the address cannot be used.
@@ -97,7 +99,7 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
         "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
     }
     with _metrics_of(workers):
-        Server(model, data_uri, name, options).run()
+        Server(model, data_uri, name, language_model, options).run()
 
 
 @contextmanager
@@ -127,6 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--name", default=os.environ.get("MODEL_NAME", MODEL_NAME), help="name in KServe's protocols")
+    parser.add_argument("--language-model", action="store_true",
+                        default=bool(os.environ.get(LANGUAGE_MODEL_VARIABLE)), help="read with the bundle's")
     options = parser.parse_args(arguments)
     if not options.model:
         parser.error("give --model or set STORAGE_URI")

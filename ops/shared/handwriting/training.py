@@ -10,35 +10,40 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from handwriting.alphabet import BLANK, Alphabet
-from handwriting.batches import Batch, reading_batches, training_batches
-from handwriting.ctc import decode_greedy
+from handwriting.batches import Batch, reading_batch, reading_groups, training_batches
+from handwriting.ctc import STEP, decode_greedy
 from handwriting.dataset import Dataset, Line
 from handwriting.errors import ConfigError, DataError, StoreError
 from handwriting.finetuning import Start, fitted
 from handwriting.metrics import Scores, score
 from handwriting.model import CRNN, ModelConfig
+from handwriting.replicas import Replicas
 from handwriting.store import Store
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
 CLIP = 5.0  # norm of the gradient
-CALM, FULL = 0.3, 0.6  # shares of the run between which augmentation grows from nothing to its strength
+FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat start takes at most
+SPREAD, BLANKS = 1.0, 0.5  # flat start: characters that a letter may be off its place, share of blank in each step
+CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
 AVERAGE_DECAY = 0.99
 
 
@@ -131,12 +136,13 @@ class Trainer:
         self.train_lines, self.validation_lines = dataset.lines("train"), dataset.lines("validation")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.half = fast_bfloat16(self.device)
-        self.model = CRNN(model_config, self.alphabet.classes).to(self.device)
+        self.model = CRNN(model_config, self.alphabet.classes, dataset.manifest.image.height).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.replicas = Replicas(self.model, config.batch)
         self.average = AveragedModel(self.model, multi_avg_fn=average_, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
-                                           weight_decay=config.weight_decay)
-        self.step, self.seconds = 0, 0.0
+                                           weight_decay=config.weight_decay, fused=True)
+        self.step, self.seconds, self.flat_steps = 0, 0.0, FLAT_STEPS
         self.history: list[Epoch] = []
         self.best_weights: dict[str, Tensor] = {}
 
@@ -150,6 +156,7 @@ class Trainer:
         weights = fitted(start, self.model.state_dict(), self.alphabet)
         self.model.load_state_dict(weights)
         self.average.module.load_state_dict(weights)
+        self.flat_steps = 0  # these weights know where letters stand
         log.info("starting from %s, %d of its %d letters", start.uri,
                  len(set(start.alphabet.characters) & set(self.alphabet.characters)), len(start.alphabet))
 
@@ -165,6 +172,7 @@ class Trainer:
             if time.monotonic() - saved >= self.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
+        self.average.module.load_state_dict(self.best_weights)  # `read` reads with them
         return Trained(self.best_weights, self.best, self.history)
 
     def _done(self) -> bool:
@@ -185,7 +193,7 @@ class Trainer:
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
         loss = self.train_epoch(number, began)
-        scores = evaluate(self.average.module, self.dataset, self.validation_lines, self.alphabet, self.half)
+        scores = self.validate()
         self.seconds = time.monotonic() - began
         epoch = Epoch(number, loss, scores, self.seconds)
         self.history.append(epoch)
@@ -207,42 +215,79 @@ class Trainer:
         Returns:
             The mean loss a character.
         """
-        self.model.train()
         if strength is None:
             growth = (self._progress() - CALM) / (FULL - CALM)
             strength = self.config.augmentation * min(1.0, max(0.0, growth))
-        batches = training_batches(self.dataset, self.train_lines, self.alphabet, self.config.batch, strength,
-                                   (self.config.seed, number))
+        batches = training_batches(self.dataset, self.train_lines, self.alphabet, self.config.batch,
+                                   self.replicas.count, strength, (self.config.seed, number))
         total, lines = 0.0, 0
         steps = math.ceil(len(self.train_lines) / self.config.batch)
-        for batch in tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None):
-            total += self.train_step(batch, number) * len(batch.lines)
-            lines += len(batch.lines)
+        for parts in tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None):
+            learned = sum(len(part.lines) for part in parts)
+            total += self.train_step(parts, number) * learned
+            lines += learned
             self.step += 1
             self.seconds = time.monotonic() - began
             if self._progress() >= 1:  # a time limit ends within the epoch
                 break
         return total / lines
 
-    def train_step(self, batch: Batch, number: int) -> float:
-        """Learns from one batch in epoch `number`; returns its mean loss a character.
+    def train_step(self, parts: Sequence[Batch], number: int) -> float:
+        """Learns from one batch, a part a replica, in epoch `number`; returns its mean loss a character.
 
         Raises:
             DataError: The loss is not finite.
         """
         self._set_learning_rate()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            heads = self.model.forward_with_shortcut(self._images(batch))
-        loss, shortcut = (ctc_loss(head, batch) for head in heads)
-        if not math.isfinite(loss.item()):
-            raise DataError(f"the loss is {loss.item()} in epoch {number}, step {self.step}, lines "
-                            f"{[line.key for line in batch.lines]}; lower learning_rate, or look at these pictures")
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss + SHORTCUT_WEIGHT * shortcut).backward()
+        lines = [line for part in parts for line in part.lines]
+        losses = [0.0] * len(parts)
+        flat = self.step < self.flat_steps and self._progress() < FLAT_SHARE
+
+        def loss_of(replica: int, model: CRNN, part: Batch) -> Tensor:
+            model.seed_dropout(hash((self.config.seed, self.step, replica)))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                heads = model.forward_with_shortcut(self._images(part))
+            share = len(part.lines) / len(lines)
+            loss, shortcut = (ctc_loss(head, part) * share for head in heads)
+            losses[replica] = loss.item()
+            return flat_loss(heads[1], part) * share if flat else loss + SHORTCUT_WEIGHT * shortcut
+
+        self.replicas.learn(parts, loss_of)
+        loss = sum(losses)
+        if not math.isfinite(loss):
+            raise DataError(f"the loss is {loss} in epoch {number}, step {self.step}, lines "
+                            f"{[line.key for line in lines]}; lower learning_rate, or look at these pictures")
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.average.update_parameters(self.model)
-        return loss.item()
+        return loss
+
+    def validate(self) -> Scores:
+        """Reads the validation lines with the averaged weights, in training's own precision, and scores them."""
+        pairs = self.read(self.validation_lines, lambda line, log_probs: decode_greedy(log_probs, self.alphabet).text)
+        return score([line.text for line, _ in pairs], [reading for _, reading in pairs])
+
+    def read(self, lines: list[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
+        """Reads lines with the averaged weights.
+
+        Args:
+            lines: Of the dataset.
+            function: Called in several threads with a line and its log-probabilities, float32 [steps, classes].
+
+        Returns:
+            Each line with what the function made of it, narrow lines first.
+        """
+        model = self.average.module.eval()
+
+        @torch.inference_mode()
+        def read_group(group: list[Line]) -> list[tuple[Line, T]]:
+            batch = reading_batch(self.dataset, group)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                log_probs_BTK = model(self._images(batch)).cpu().numpy()
+            return [(line, function(line, log_probs_TK[:steps]))
+                    for line, log_probs_TK, steps in zip(group, log_probs_BTK, batch.steps.tolist())]
+
+        return [pair for group in self.replicas.map(read_group, reading_groups(lines)) for pair in group]
 
     def _images(self, batch: Batch) -> Tensor:
         return batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
@@ -262,9 +307,8 @@ class Trainer:
         if self.store is None:
             return
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "random": torch.get_rng_state(), "step": self.step,
-                 "seconds": self.seconds, "history": [asdict(epoch) for epoch in self.history],
-                 "best_weights": self.best_weights}
+                 "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
+                 "history": [asdict(epoch) for epoch in self.history], "best_weights": self.best_weights}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         try:
@@ -284,7 +328,6 @@ class Trainer:
         except (RuntimeError, LookupError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise DataError(f"the checkpoint {self.store.root}/{CHECKPOINT} is damaged; delete it to train "
                             "from the start") from error
-        torch.set_rng_state(state["random"].cpu())
         self.step, self.seconds = state["step"], state["seconds"]
         self.best_weights = {k: v.cpu() for k, v in state["best_weights"].items()}
         log.info("resumed after epoch %d from %s/%s", len(self.history), self.store.root, CHECKPOINT)
@@ -297,23 +340,24 @@ def ctc_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:
     return (losses / batch.lengths.to(losses.device).clamp(min=1)).mean()
 
 
-def evaluate(model: nn.Module, dataset: Dataset, lines: list[Line], alphabet: Alphabet, half: bool,
-             size: int = 32) -> Scores:
-    """Reads lines with the network in training's own precision and scores them."""
-    pairs = list(_read(model, dataset, lines, alphabet, half, size))
-    return score([truth for truth, _ in pairs], [reading for _, reading in pairs])
+def flat_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:
+    """Returns the mean over lines of the cross-entropy a step with the text spread evenly over the ink.
 
-
-@torch.inference_mode()
-def _read(model: nn.Module, dataset: Dataset, lines: list[Line], alphabet: Alphabet, half: bool,
-          size: int) -> Iterator[tuple[str, str]]:
-    model.eval()
-    device = next(model.parameters()).device
-    for batch in reading_batches(dataset, lines, size):
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            log_probs_BTK = model(batch.images.to(device, memory_format=torch.channels_last)).cpu().numpy()
-        for line, steps, probs_TK in zip(batch.lines, batch.steps.tolist(), log_probs_BTK):
-            yield line.text, decode_greedy(probs_TK[:steps], alphabet).text
+    So speech recognisers have long been started ("flat start"; Young et al., The HTK Book, section 8.3). CTC alone has
+    to find out by chance where letters stand, which takes it one to five epochs, more or less by seed.
+    """
+    losses = []
+    inked_BW = batch.images.amax(dim=(1, 2)) > 0.5
+    for log_probs_TK, inked_W, steps, ids in zip(log_probs_BTK, inked_BW, batch.steps.tolist(),
+                                                 batch.targets.split(batch.lengths.tolist())):
+        columns = inked_W.nonzero()
+        first, last = (columns[0].item() // STEP, columns[-1].item() // STEP + 1) if len(columns) else (0, steps)
+        places_T = (torch.arange(steps) + 0.5 - first) * (len(ids) / (last - first))
+        offsets_TL = places_T[:, None] - (torch.arange(len(ids)) + 0.5)
+        shares_TL = (-offsets_TL.square() / (2 * SPREAD**2)).softmax(dim=1).to(log_probs_TK.device)
+        on_letters = (shares_TL * log_probs_TK[:steps, ids.to(log_probs_TK.device)]).sum(dim=1)
+        losses.append(-((1 - BLANKS) * on_letters + BLANKS * log_probs_TK[:steps, BLANK]).mean())
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()

@@ -1,0 +1,65 @@
+"""One network on all cores: copies that share its weights each learn from a part of every batch.
+
+PyTorch's own threads share out one operation at a time and meet after each; at the size of a line that costs two cores
+a quarter of their time. A copy a core has nothing to wait for but the end of the step.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+Network = TypeVar("Network", bound=nn.Module)
+
+LEAST = 4  # lines of a part: batch normalisation takes its statistics from fewer poorly
+
+
+class Replicas(Generic[Network]):
+    """Copies of a network with weights in common and gradients of their own.
+
+    Args:
+        model: The network; its weights are the ones that all copies use, and its buffers the ones that count.
+        batch: Lines of a step, which decide how many copies are worth it.
+    """
+
+    def __init__(self, model: Network, batch: int):
+        threads = torch.get_num_threads()
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        self.count = max(1, min(threads, batch // LEAST)) if on_cpu else 1
+        self.models = [model, *(_twin(model) for _ in range(self.count - 1))]
+        self.pool = ThreadPoolExecutor(self.count, "replica", torch.set_num_threads, (max(1, threads // self.count),))
+
+    def map(self, function: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:
+        """Calls a function that only reads the network for each part, a thread a core."""
+        return list(self.pool.map(function, parts))
+
+    def learn(self, parts: Sequence[Part], loss_of: Callable[[int, Network, Part], Tensor]) -> None:
+        """Leaves the sum of the parts' gradients in the network.
+
+        Args:
+            parts: At most `count`, one for each copy.
+            loss_of: Called with a copy's number, the copy and its part; returns that part of the loss, a scalar.
+        """
+        def backward(number: int, model: Network, part: Part) -> None:
+            model.train()
+            model.zero_grad(set_to_none=True)
+            loss_of(number, model, part).backward()
+
+        used = self.models[:len(parts)]
+        list(self.pool.map(backward, range(len(used)), used, parts))
+        first, *others = [[p.grad for p in model.parameters() if p.grad is not None] for model in used]
+        for gradients in others:  # in order, so that a run can be repeated
+            torch._foreach_add_(first, gradients)
+
+
+def _twin(model: Network) -> Network:
+    """Copies a network, all but its weights."""
+    twin = copy.deepcopy(model)
+    for own, shared in zip(twin.parameters(), model.parameters()):
+        own.data = shared.data
+    return twin
