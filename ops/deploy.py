@@ -22,7 +22,7 @@ def deploy(
     python: str = "3.11",
     machine: str = "x86_64",
     install: bool = True,
-    language_model: bool = False,
+    language_model: bool = True,
     min_replicas: int = 1,
     max_replicas: int = 3,
     canary: int = 10,

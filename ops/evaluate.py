@@ -18,7 +18,7 @@ def evaluate(
     metrics: Output[Metrics],
     report: Output[HTML],
     split: str = "test",
-    language_model: bool = False,
+    language_model: bool = True,
 ) -> NamedTuple("Scores", [("cer", float), ("champion", str), ("champion_cer", float)]):  # type: ignore[valid-type]
     """Scores a bundle and the one that serves now. Reads S3 credentials.
 

@@ -85,7 +85,7 @@ class ServiceConfig:
     python: str = "3.11"
     machine: str = "x86_64"
     install: bool = True
-    language_model: bool = False
+    language_model: bool = True
     service_account: str = "handwriting"
     mode: str = "Standard"
     min_replicas: int = 1

@@ -90,5 +90,10 @@ class Reader:
         return decode_greedy(log_probs, self.alphabet)
 
 
-def _language_model(folder: Path) -> LanguageModel:
-    return LanguageModel.from_json(open_store(str(folder)).read(LANGUAGE_MODEL), str(folder / LANGUAGE_MODEL))
+def _language_model(folder: Path) -> LanguageModel | None:
+    """Loads a bundle's language model; a champion that was trained before there were any goes on reading without."""
+    path = folder / LANGUAGE_MODEL
+    if not path.exists():
+        log.warning("%s is not there: reading without a language model", path)
+        return None
+    return LanguageModel.from_json(path.read_bytes(), str(path))
