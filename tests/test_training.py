@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from handwriting import runs, sources
-from handwriting.batches import BUFFER, epoch_order, training_batches
+from handwriting.batches import BUFFER, Batch, epoch_order, training_batches
 from handwriting.bundle import CODE, CONFIG, ONNX, REQUIREMENTS, WEIGHTS
 from handwriting.alphabet import Alphabet
 from handwriting.dataset import Dataset, Line
 from handwriting.errors import ConfigError, DataError, MissingError
+from handwriting.finetuning import load_start
 from handwriting.metrics import Scores
 from handwriting.ctc import steps
 from handwriting.model import CRNN, ModelConfig
 from handwriting.reader import Reader
 from handwriting.store import open_store
-from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trainer
+from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trainer, flat_loss
 
 SMALL = ModelConfig(channels=(8, 16, 24, 32), hidden=32, layers=1, dropout=0.0)
 SHORT = TrainConfig(epochs=3, batch=4, patience=3)
@@ -146,6 +147,30 @@ def test_a_run_writes_a_bundle_that_reads_and_a_second_run_trains_nothing(small_
     second = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT)
     assert seen == [1, 2, 3] and second.model == first.model and not second.trained
     assert json.dumps(second.summary())
+
+
+def test_a_bundle_without_a_language_model_is_read_without_and_says_so(small_dataset, tmp_path, caplog):
+    model = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT).model
+    (tmp_path / "models" / model.rpartition("/")[2] / "language_model.json").unlink()
+    assert Reader.fetch(model, language_model=True).language_model is None
+    assert "reading without a language model" in caplog.text
+
+
+def test_the_flat_start_puts_letters_in_order_over_the_ink():
+    images = torch.zeros(1, 1, 48, 160)
+    images[..., 40:120] = 1  # ink from step 10 to step 30
+    batch = Batch(images, torch.tensor([40]), torch.tensor([1, 2]), torch.tensor([2]), [])
+    right, wrong = torch.full((1, 40, 3), 0.25), torch.full((1, 40, 3), 0.25)
+    right[0, :20, 1] = right[0, 20:, 2] = wrong[0, :20, 2] = wrong[0, 20:, 1] = 0.5
+    assert flat_loss(right.log(), batch) < flat_loss(wrong.log(), batch)
+
+
+def test_a_run_that_starts_from_a_bundle_knows_where_letters_stand(small_dataset, dataset, tmp_path):
+    model = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT).model
+    trainer = Trainer(dataset, SMALL, SHORT)
+    assert trainer.flat_steps > 0
+    trainer.start_from(load_start(model, SMALL, dataset.manifest.image))
+    assert trainer.flat_steps == 0
 
 
 def test_other_settings_or_code_are_another_run(monkeypatch):

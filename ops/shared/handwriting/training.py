@@ -62,11 +62,11 @@ class TrainConfig:
         seed: Decides weights, order and augmentation.
     """
 
-    epochs: int = 40
+    epochs: int = 60
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    augmentation: float = 0.7
+    augmentation: float = 1.0
     patience: int = 15
     minutes: float = 0.0
     seed: int = 0
