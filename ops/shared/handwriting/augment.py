@@ -6,13 +6,13 @@ import numpy as np
 from handwriting.image import WHITE
 
 SHARE = 1.25  # of the lines that are changed, by strength; from 0.8 on it is all of them
-SHEAR = 0.35  # columns of slant per row: about 19 degrees either way
-STRETCH = 0.15  # of the width
-SQUEEZE, SWELL = 0.2, 0.05  # of the height: writing smaller or larger than it was
-LIFT = 0.06  # of the height: writing higher or lower
-ROTATION = 1.0  # degrees
-WAVE = 2.5  # px by which columns and rows are displaced
-GAPS, GAP = 2.0, 0.3  # places a line where nothing was written, on average, and their widths, of the height, at most
+SHEAR = 0.5  # columns of slant per row: about 27 degrees either way
+STRETCH = 0.22  # of the width
+SQUEEZE, SWELL = 0.3, 0.1  # of the height: writing smaller or larger than it was
+LIFT = 0.09  # of the height: writing higher or lower
+ROTATION = 1.5  # degrees
+WAVE = 3.5  # px by which columns and rows are displaced
+GAPS, GAP = 4.0, 0.35  # places a line where nothing was written, on average, and their widths, of the height, at most
 
 
 def augment(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
