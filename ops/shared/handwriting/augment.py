@@ -11,7 +11,7 @@ STRETCH = 0.22  # of the width
 SQUEEZE, SWELL = 0.3, 0.1  # of the height: writing smaller or larger than it was
 LIFT = 0.09  # of the height: writing higher or lower
 ROTATION = 1.5  # degrees
-WAVE = 3.5  # px by which columns and rows are displaced
+WAVE = 0.073  # of the height, by which columns and rows are displaced
 GAPS, GAP = 4.0, 0.35  # places a line where nothing was written, on average, and their widths, of the height, at most
 
 
@@ -50,8 +50,8 @@ def _warp(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
     source_x = x / stretch + shear * (y - middle)
     source_y = middle + (y - middle - lift) / shrink + tilt * (x - out_width / 2) * min(1.0, 6 * height / out_width)
     bend_x, bend_y = _smooth_noise(height, out_width, rng), _smooth_noise(height, out_width, rng)
-    return cv2.remap(line, (source_x + WAVE * strength * bend_x).astype(np.float32),
-                     (source_y + WAVE * strength * bend_y).astype(np.float32),
+    return cv2.remap(line, (source_x + WAVE * height * strength * bend_x).astype(np.float32),
+                     (source_y + WAVE * height * strength * bend_y).astype(np.float32),
                      cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=WHITE)
 
 
