@@ -227,9 +227,15 @@ def test_every_mode_gives_the_same_line(mode):
     assert np.abs(line.astype(int) - read_line(encoded(drawing()), CONFIG)).max() <= 2
 
 
-def test_light_writing_on_a_dark_ground_is_turned_into_ink_on_paper():
-    light, dark = (read_line(encoded(drawing(paper=p, ink=i)), CONFIG).astype(int) for p, i in ((255, 0), (0, 255)))
-    assert np.abs(light - dark).mean() < 2
+@pytest.mark.parametrize("paper, ink", [(0, 255), (60, 200), (140, 230), (110, 30), (100, 55)])
+def test_light_writing_on_a_dark_ground_is_turned_into_ink_on_paper_and_a_dim_photo_is_not(paper, ink):
+    expected = read_line(encoded(drawing()), CONFIG).astype(int)
+    assert np.abs(read_line(encoded(drawing(paper=paper, ink=ink)), CONFIG).astype(int) - expected).mean() < 2
+
+
+def test_a_dim_photo_in_uneven_light_keeps_dark_ink_on_lighter_paper():
+    picture = np.asarray(drawing(paper=130, ink=50)) * np.linspace(0.4, 1.6, 320)[None]
+    assert np.median(normalize(picture.astype(np.uint8))) > 127
 
 
 @pytest.mark.parametrize("paper, ink", [(200, 60), (150, 20), (255, 130), (180, 120)])

@@ -49,7 +49,7 @@ class ImageConfig:
     max_width: int = 2560
     min_side: int = 8
     max_pixels: int = 50_000_000
-    version: int = 1
+    version: int = 2
 
     def __post_init__(self) -> None:
         if self.height % 16 or not 16 <= self.height <= 256:
@@ -137,11 +137,17 @@ def scale(grey: np.ndarray, config: ImageConfig) -> np.ndarray:
 
 def normalize(grey: np.ndarray) -> np.ndarray:
     """Stretches grey levels so that paper is white and ink black, whatever the scanner, lamp or pen: uint8 [H, W]."""
-    if np.percentile(grey, 50) < WHITE / 2:  # light writing on a dark ground
+    if _light_on_dark(grey):
         grey = WHITE - grey
     ink, paper = np.percentile(grey, [INK_PERCENTILE, PAPER_PERCENTILE])
     contrast = max(float(paper - ink), LEAST_CONTRAST)
     return np.clip((grey.astype(np.float32) - (paper - contrast)) * (WHITE / contrast), 0, WHITE).astype(np.uint8)
+
+
+def _light_on_dark(grey: np.ndarray) -> bool:
+    """Tells chalk on a board from a dim photo of paper: strokes are the few pixels far from what surrounds them."""
+    rest = grey.astype(np.float32) - cv2.blur(grey, (len(grey), len(grey))).astype(np.float32)
+    return float((rest**3).mean()) > 0
 
 
 def to_input(line: np.ndarray) -> np.ndarray:
