@@ -15,6 +15,7 @@ from handwriting.dataset import Dataset
 from handwriting.labels import BUCKET_SPLITS, LabelConfig
 from handwriting.packing import LABELS, PackConfig, pack_folder
 from handwriting.store import CONNECTIONS, open_store, read_json, write_json
+from pipeline.latency import far_away
 from pipeline.servers import start_seaweedfs
 
 log = logging.getLogger(__name__)
@@ -29,28 +30,31 @@ class Compared(NamedTuple):
     ours: float
 
 
-def bench_transfers(data: Path, most: int) -> dict[str, Any]:
+def bench_transfers(data: Path, most: int, latency: float) -> dict[str, Any]:
     """Measures against a SeaweedFS of its own, which shares the machine.
 
     Args:
         data: Folder in the bucket's layout.
         most: Pictures, at most.
+        latency: Seconds that the bucket takes longer to answer than one on this machine.
 
     Returns:
-        Rows for a table by name, and how many pictures they moved.
+        Rows for a table by name, how many pictures they moved, and the latency.
 
     Raises:
         HandwritingError: The server does not start, or the folder has no usable lines.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch, start_seaweedfs(Path(scratch) / "s3") as server:
-        os.environ.update(server.environment)
+    with (tempfile.TemporaryDirectory(prefix="bench-") as scratch, start_seaweedfs(Path(scratch) / "s3") as server,
+          far_away(server.environment["AWS_ENDPOINT_URL_S3"], latency) as url):
+        os.environ.update(server.environment | {"AWS_ENDPOINT_URL_S3": url})
         client = boto3.session.Session().client("s3")
         client.create_bucket(Bucket=BUCKET)
         labels = _labels(data, most)
         keys = [f"{split}/images/{name}" for split, texts in labels.items() for name in texts]
         rows = {"upload": _uploads(client, data, keys), "download": _downloads(client, keys, Path(scratch)),
                 **_packings(labels, client, keys, Path(scratch))}
-    return {"rows": {name: row._asdict() for name, row in rows.items()}, "pictures": len(keys)}
+    return {"rows": {name: row._asdict() for name, row in rows.items()}, "pictures": len(keys),
+            "latency": latency}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -61,7 +65,8 @@ def table(result: dict[str, Any]) -> str:
              "again": "preprocess again with nothing new"}
     rows = [f"| {names[name]} | {_seconds(row['one_by_one'])} | {_seconds(row['ours'])} | {_ratio(**row)} |"
             for name, row in result["rows"].items()]
-    head = [f"| {result['pictures']} pictures | one by one, s | ours, s | times |", "|---|---|---|---|"]
+    what = f"{result['pictures']} pictures, a bucket {1000 * result['latency']:.0f} ms away"
+    head = [f"| {what} | one by one, s | ours, s | times |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])
 
 

@@ -279,6 +279,8 @@ def _add_bench(commands: Any) -> None:
     command = _command(commands, bench_command)
     command.add_argument("--data", type=Path, help="folder in the bucket's layout (default: rendered sample lines)")
     command.add_argument("--transfers", action="store_true", help="compare how pictures travel instead of training")
+    command.add_argument("--latency", type=float, default=20.0,
+                         help="ms that the bucket of --transfers takes to answer; 0: one on this machine")
     command.add_argument("--lines", type=int, default=2000, help="lines to train on, or pictures to move, at most")
     command.add_argument("--repeat", type=int, default=4, help="how often the same lines for the second memory row")
 
@@ -293,7 +295,7 @@ def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
             make_samples(Path(scratch))
         data = options.data or Path(scratch)
         if options.transfers:
-            result = bench_transfers.bench_transfers(data, options.lines)
+            result = bench_transfers.bench_transfers(data, options.lines, options.latency / 1000)
         else:
             result = bench.bench(data, options.lines, options.repeat)
     print((bench_transfers if options.transfers else bench).table(result), file=sys.stderr)
