@@ -4,7 +4,7 @@ from difflib import SequenceMatcher
 import pytest
 
 from handwriting.errors import DataError
-from handwriting.metrics import char_accuracy, confusions, score
+from handwriting.metrics import char_accuracy, confusions, lacks_a_passage, score
 
 TRUTHS = ["Hà Nội", "Số 3 Lý Nam Đế", "a b"]
 READINGS = ["Hà Nộ", "Sô 3 Lý Nam Đế", "a b"]  # a letter lost, an accent lost, and one right
@@ -82,3 +82,12 @@ def test_right_readings_confuse_nothing():
 def test_the_dictionary_is_rounded_for_people():
     assert score(["abc"], ["abx"]).as_dict() == {
         "cer": 0.333333, "wer": 1, "exact": 0, "char_accuracy": 0.666667, "lines": 1, "characters": 3, "edits": 1}
+
+
+@pytest.mark.parametrize("truth, reading, expected", [
+    ("Thôn Bầu, xã Kim Chung, Xã Kim Chung", "Thôn Bâu, Xã Kim Chung", True), ("Hà Nội", "Huyện Mỹ Đức, Hà Nội", True),
+    ("Hà Nội", "Hà Nội", False), ("", "", False), ("Hà Nội", "H N", False),
+    ("Số 30 Láng Hạ, Hà Nội", "6 ang, a i", False),
+])
+def test_a_passage_is_missed_where_all_else_agrees(truth, reading, expected):
+    assert lacks_a_passage(truth, reading) == expected

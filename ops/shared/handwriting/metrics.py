@@ -9,6 +9,9 @@ from rapidfuzz.distance import Levenshtein
 
 from handwriting.errors import DataError
 
+PASSAGE = 5  # characters
+ELSEWHERE = 0.15  # edits a character beside the passage, at most
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -66,6 +69,16 @@ def char_accuracy(truth: str, reading: str) -> float:
     blocks = SequenceMatcher(None, truth, reading, autojunk=False).get_matching_blocks()
     # 2 m / (a + b) is the harmonic mean of m / a and m / b
     return 2 * sum(block.size for block in blocks) / (len(truth) + len(reading))
+
+
+def lacks_a_passage(truth: str, reading: str) -> bool:
+    """Says whether one of two texts lacks PASSAGE or more characters in a row of the other, and else they agree.
+
+    So it is where people shorten what they are told to write; a line that is hard to read differs all over.
+    """
+    gap = max((abs((op.src_end - op.src_start) - (op.dest_end - op.dest_start))
+               for op in Levenshtein.opcodes(truth, reading)), default=0)
+    return gap >= PASSAGE and Levenshtein.distance(truth, reading) - gap <= ELSEWHERE * len(truth)
 
 
 def confusions(truths: Sequence[str], readings: Sequence[str], most: int = 20) -> list[tuple[str, str, int]]:
