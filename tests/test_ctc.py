@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from handwriting.alphabet import BLANK, Alphabet
-from handwriting.ctc import decode_greedy, frames_needed
+from handwriting.ctc import align, decode_greedy, frames_needed
 
 ABC = Alphabet("abc")
 
@@ -85,3 +85,24 @@ def test_frames_needed_is_where_ctc_loss_becomes_finite(seed):
     losses = [torch.nn.functional.ctc_loss(log_probs, torch.tensor([ids]), [steps], [len(ids)]).item()
               for steps in (needed - 1, needed)]
     assert losses[0] == math.inf and math.isfinite(losses[1])
+
+
+def paths_of(text, steps):
+    """Every path of so many steps that reads a text."""
+    return (path for path in itertools.product(range(ABC.classes), repeat=steps) if collapse(path) == text)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("text", ["a", "ab", "aa", "aba", "abb"])
+def test_a_text_is_aligned_along_its_likeliest_path(text, seed):
+    log_probs = log_softmax(np.random.default_rng(seed).normal(size=(4 + seed % 3, ABC.classes)) * 2)
+    best = max(paths_of(text, len(log_probs)), key=lambda path: sum(log_probs[range(len(path)), path]))
+    runs = [(key, len(list(run))) for key, run in itertools.groupby(best)]
+    ends = np.cumsum([length for _, length in runs])
+    expected = [(end - length, end) for (key, length), end in zip(runs, ends) if key != BLANK]
+    assert align(log_probs, ABC.encode(text)).tolist() == [list(span) for span in expected]
+
+
+def test_a_text_longer_than_the_line_cannot_be_aligned():
+    with pytest.raises(ValueError, match="2 steps cannot hold 2 characters"):
+        align(one_hot([1, 1]), ABC.encode("aa"))

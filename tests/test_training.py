@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from handwriting import runs, sources
-from handwriting.batches import BUFFER, Batch, epoch_order, training_batches
+from handwriting import runs, sources, training
+from handwriting.batches import BUFFER, Batch, TrainingLines, buckets
 from handwriting.bundle import CODE, CONFIG, ONNX, REQUIREMENTS, WEIGHTS
 from handwriting.alphabet import Alphabet
 from handwriting.dataset import Dataset, Line
 from handwriting.errors import ConfigError, DataError, MissingError
 from handwriting.finetuning import load_start
 from handwriting.metrics import Scores
-from handwriting.ctc import steps
+from handwriting.ctc import Reading, steps
 from handwriting.model import CRNN, ModelConfig
 from handwriting.reader import Reader
 from handwriting.store import open_store
@@ -28,6 +28,11 @@ SHORT = TrainConfig(epochs=3, batch=4, patience=3)
 @pytest.fixture
 def dataset(small_dataset, tmp_path):
     return Dataset(small_dataset, tmp_path / "cache")
+
+
+def epoch_order(lines, size, seed):
+    """The lines of each bucket, as indices."""
+    return [bucket.lines for bucket in buckets(lines, size, np.random.default_rng(seed))]
 
 
 def line_of(shard, width=100):
@@ -78,7 +83,7 @@ def test_it_stops_when_validation_no_longer_improves(dataset):
 def test_a_time_limit_ends_the_run_within_an_epoch(dataset):
     trainer = Trainer(dataset, SMALL, TrainConfig(epochs=50, batch=1, minutes=1e-4))
     assert len(trainer.run().history) == 1
-    assert trainer.step < len(trainer.train_lines)
+    assert trainer.step < len(trainer.training_lines.lines)
 
 
 def test_a_damaged_checkpoint_is_a_clear_error(dataset, tmp_path):
@@ -104,22 +109,61 @@ def test_katib_reads_every_line_and_never_sees_nan():
 
 def test_an_epoch_visits_every_line_once_and_repeats_for_its_seed():
     lines = [line_of(f"shard{i % 7}", width=100 + i) for i in range(100)]
-    order = [epoch_order(lines, 7, np.random.default_rng([1, 2])) for _ in range(2)]
+    order = [epoch_order(lines, 7, [1, 2]) for _ in range(2)]
     assert order[0] == order[1]
     assert sorted(i for batch in order[0] for i in batch) == list(range(100))
 
 
 def test_an_epoch_reads_shards_in_sequence_a_few_at_a_time():
     lines = [line_of(f"shard{i % 20}") for i in range(400)]
-    order = epoch_order(lines, 8, np.random.default_rng(0))
+    order = epoch_order(lines, 8, 0)
     shards = [lines[i].shard for batch in order for i in batch]
     seen = [set(shards[start:start + 20 * BUFFER]) for start in range(0, 400, 20 * BUFFER)]
     assert all(len(some) == BUFFER for some in seen) and len(set.union(*seen)) == 20
 
 
+def test_lines_are_spliced_once_letters_are_found_and_never_without_augmentation(dataset):
+    trainer = Trainer(dataset, SMALL, SHORT)
+    lines, labels = trainer.training_lines, {line.text for line in trainer.training_lines.lines}
+
+    def texts(strength):
+        return {line.text for parts in lines.batches(4, 2, strength, (0, 1)) for part in parts for line in part.lines}
+
+    assert texts(1.0) == labels
+    trainer.find_letters()
+    assert texts(1.0) - labels and texts(0.0) == labels
+
+
+def test_a_line_that_says_something_else_than_its_label_is_left_out_and_named(dataset, caplog, monkeypatch):
+    trainer = Trainer(dataset, SMALL, SHORT)
+    lines = trainer.training_lines.lines
+    readings = {line.text: line.text for line in lines}
+    wrong = lines[0]
+    readings[wrong.text] = wrong.text + ", and more"
+    monkeypatch.setattr(trainer, "read", lambda lines, function: [(line, function(line, line.text)) for line in lines])
+    monkeypatch.setattr(training, "decode_greedy", lambda text, _: Reading(readings[text], 1.0, ()))
+    monkeypatch.setattr(training, "letter_starts", lambda pixels, _, text, __: np.zeros(len(text) + 1, int))
+    monkeypatch.setattr(training, "MOST_DOUBTFUL", 1.5 / len(lines))
+    trainer.find_letters()
+    assert set(lines) - set(trainer.training_lines.lines) == {wrong}
+    assert wrong.key in caplog.text and wrong.text in caplog.text
+    state = trainer.training_lines.state()
+    other = TrainingLines(dataset, lines, trainer.alphabet)
+    other.load_state(state)
+    assert other.lines == trainer.training_lines.lines and len(other.starts) == len(other.lines)
+
+
+def test_a_network_that_errs_everywhere_leaves_no_line_out(dataset, monkeypatch):
+    trainer = Trainer(dataset, SMALL, SHORT)
+    lines = trainer.training_lines.lines
+    monkeypatch.setattr(training, "lacks_a_passage", lambda *_: True)
+    trainer.find_letters()
+    assert trainer.training_lines.lines == lines
+
+
 def test_batches_hold_paper_right_of_each_line(dataset):
-    lines = dataset.lines("train")
-    for parts in training_batches(dataset, lines, Alphabet(dataset.manifest.alphabet), 4, 2, 0.0, (0, 1)):
+    lines = TrainingLines(dataset, dataset.lines("train"), Alphabet(dataset.manifest.alphabet))
+    for parts in lines.batches(4, 2, 0.0, (0, 1)):
         assert [len(part.lines) for part in parts] in ([2, 2], [2])
         for image, line in ((image, line) for part in parts for image, line in zip(part.images, part.lines)):
             assert image[..., line.width:].abs().sum() == 0

@@ -1,10 +1,10 @@
-"""Brings lines to the network: order, augmentation, padding, and a thread that prepares the next batches."""
+"""Brings lines to the network: order, splicing, augmentation, padding, and a thread that prepares the next batches."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,17 @@ from handwriting.augment import augment
 from handwriting.ctc import frames_needed, steps
 from handwriting.dataset import Dataset, Line
 from handwriting.image import to_input
+from handwriting.splicing import Letters, spliced
 
 BUFFER = 4  # shards shuffled together: some 4,000 lines
-BUCKET = 8  # batches sorted by width together: little padding, yet every epoch mixes anew
-ROUND = 16  # px; oneDNN prepares its kernels anew for each shape, but much padding spoils batch normalisation
-AHEAD = 4  # batches prepared before they are needed
+BUCKET = 8  # batches of lines that are sorted by width together: little padding, yet every epoch mixes anew
+ROUND = 32  # px; oneDNN keeps about 1,000 kernels, and prepares as many anew for each shape; padding costs time too
+AHEAD = 2  # buckets prepared before they are needed
+SPLICED = 0.6  # of the lines, at full strength of augmentation
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Batch(NamedTuple):
@@ -40,14 +46,21 @@ class Batch(NamedTuple):
     lines: Sequence[Line]
 
 
-def epoch_order(lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[list[int]]:
-    """Returns the batches of one epoch as indices: shuffled, with lines of like width together.
+class Bucket(NamedTuple):
+    """Lines, as indices, that are batched together, and the buffer that they come from."""
+
+    lines: list[int]
+    buffer: list[int]
+
+
+def buckets(lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[Bucket]:
+    """Returns the order of one epoch.
 
     Lines are shuffled within BUFFER shards at a time, so that shards are read in sequence however many there are.
 
     Args:
-        lines: The lines to visit.
-        size: Lines of a batch; the last one of each buffer may be smaller.
+        lines: The lines to visit, each once.
+        size: Lines of a batch.
         rng: Gives the order, so that an epoch can be repeated.
     """
     by_shard: dict[str, list[int]] = {}
@@ -55,47 +68,78 @@ def epoch_order(lines: Sequence[Line], size: int, rng: np.random.Generator) -> l
         by_shard.setdefault(line.shard, []).append(i)
     shards = [by_shard[shard] for shard in sorted(by_shard)]
     order = rng.permutation(len(shards))
-    batches = []
+    found = []
     for start in range(0, len(shards), BUFFER):
-        buffer = [i for shard in order[start:start + BUFFER] for i in shards[shard]]
-        batches += _shuffled(buffer, lines, size, rng)
-    return batches
+        buffer = rng.permutation([i for shard in order[start:start + BUFFER] for i in shards[shard]]).tolist()
+        found += [Bucket(buffer[i:i + size * BUCKET], buffer) for i in range(0, len(buffer), size * BUCKET)]
+    return found
 
 
-def _shuffled(indices: list[int], lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[list[int]]:
-    shuffled = rng.permutation(indices).tolist()
-    batches = []
-    for start in range(0, len(shuffled), size * BUCKET):
-        bucket = sorted(shuffled[start:start + size * BUCKET], key=lambda i: (lines[i].width, i))
-        batches += [bucket[i:i + size] for i in range(0, len(bucket), size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def training_batches(dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet, size: int, parts: int,
-                     strength: float, seed: tuple[int, ...]) -> Iterator[list[Batch]]:
-    """Yields one epoch of augmented batches, each in parts; the same seed gives the same ones.
+class TrainingLines:
+    """The lines to train on, and how they are changed in each epoch; the same seed gives the same epoch.
 
     Args:
         dataset: Has the lines' pixels.
         lines: The lines to visit.
         alphabet: Gives the targets.
-        size: Lines of a batch.
-        parts: Parts of a batch, at most.
-        strength: Of augmentation, 0 to 1.
-        seed: Of the epoch.
+
+    Attributes:
+        starts: Where each line's letters begin, as in Letters; empty until that is known, and nothing is spliced.
     """
-    share = math.ceil(size / parts)
 
-    def make(indices: list[int]) -> list[Batch]:
-        return [part(indices[i:i + share]) for i in range(0, len(indices), share)]
+    def __init__(self, dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet):
+        self.dataset, self.lines, self.alphabet = dataset, lines, alphabet
+        self.starts: list[np.ndarray] = []
 
-    def part(indices: list[int]) -> Batch:
-        chosen = [lines[i] for i in indices]
-        pixels = [_augmented(dataset.pixels(line), strength, line, alphabet, np.random.default_rng((*seed, i)))
-                  for i, line in zip(indices, chosen)]
-        return _batch(chosen, pixels, alphabet)
+    def state(self) -> dict[str, Tensor]:
+        """Returns what a checkpoint must hold: which lines are left, and their starts one after another."""
+        return {"digests": torch.tensor([int(line.digest[:15], 16) for line in self.lines]),
+                "starts": torch.tensor(np.concatenate([[], *self.starts]), dtype=torch.int32)}
 
-    yield from _prepared(epoch_order(lines, size, np.random.default_rng(seed)), make)
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Takes what `state` returned."""
+        digests = set(state["digests"].tolist())
+        self.lines = [line for line in self.lines if int(line.digest[:15], 16) in digests]
+        ends = np.cumsum([len(line.text) + 1 for line in self.lines])
+        self.starts = np.split(state["starts"].numpy(), ends[:-1]) if len(state["starts"]) else []
+
+    def batches(self, size: int, parts: int, strength: float, seed: tuple[int, ...]) -> Iterator[list[Batch]]:
+        """Yields the batches of one epoch, each in parts.
+
+        Args:
+            size: Lines of a batch.
+            parts: Parts of a batch, at most.
+            strength: Of augmentation, 0 to 1.
+            seed: Of the epoch.
+        """
+        def make(bucket: Bucket) -> list[list[Batch]]:
+            """Batches lines of like width, as they are after all changes, so that little of a batch is padding."""
+            changed = [self._changed(i, bucket.buffer, strength, np.random.default_rng((*seed, i)))
+                       for i in bucket.lines]
+            changed.sort(key=lambda item: item[1].shape[1])
+            order = np.random.default_rng((*seed, bucket.lines[0], 1)).permutation(math.ceil(len(changed) / size))
+            return [[_batch(changed[i:min(i + share, start + size)], self.alphabet)
+                     for i in range(start, min(start + size, len(changed)), share)]
+                    for start in (order * size).tolist()]
+
+        share = math.ceil(size / parts)
+        for batches in _prepared(buckets(self.lines, size, np.random.default_rng(seed)), make):
+            yield from batches
+
+    def _changed(self, i: int, buffer: list[int], strength: float,
+                 rng: np.random.Generator) -> tuple[Line, np.ndarray]:
+        """Splices and augments a line unless that would leave CTC too few time steps for its text."""
+        line = self.lines[i]
+        pixels, text = plain = self.dataset.pixels(line), line.text
+        if self.starts and rng.random() < SPLICED * strength:
+            pixels, text = spliced(self._letters(i), lambda: self._letters(buffer[rng.integers(len(buffer))]), rng)
+        pixels = augment(pixels, strength, rng)
+        if steps(pixels.shape[1]) < frames_needed(self.alphabet.encode(text)):
+            pixels, text = plain
+        return line._replace(text=text), pixels
+
+    def _letters(self, i: int) -> Letters:
+        return Letters(self.lines[i].text, self.starts[i], partial(self.dataset.pixels, self.lines[i]))
 
 
 def reading_groups(lines: Sequence[Line], size: int = 16) -> list[list[Line]]:
@@ -106,32 +150,26 @@ def reading_groups(lines: Sequence[Line], size: int = 16) -> list[list[Line]]:
 
 def reading_batch(dataset: Dataset, group: Sequence[Line]) -> Batch:
     """Returns lines as they are, without targets."""
-    return _batch(group, [dataset.pixels(line) for line in group], None)
+    return _batch([(line, dataset.pixels(line)) for line in group], None)
 
 
-def _augmented(pixels: np.ndarray, strength: float, line: Line, alphabet: Alphabet,
-               rng: np.random.Generator) -> np.ndarray:
-    """Augments a line unless that would leave CTC too few time steps for its text."""
-    changed = augment(pixels, strength, rng)
-    return changed if steps(changed.shape[1]) >= frames_needed(alphabet.encode(line.text)) else pixels
-
-
-def _batch(lines: Sequence[Line], pixels: list[np.ndarray], alphabet: Alphabet | None) -> Batch:
-    widths = [p.shape[1] for p in pixels]
+def _batch(items: Sequence[tuple[Line, np.ndarray]], alphabet: Alphabet | None) -> Batch:
+    widths = [pixels.shape[1] for _, pixels in items]
     padded = -(-max(widths) // ROUND) * ROUND
-    images = np.zeros((len(pixels), 1, pixels[0].shape[0], padded), np.float32)
-    for row, p in zip(images, pixels):
-        row[0, :, :p.shape[1]] = to_input(p)
-    ids = [alphabet.encode(line.text) for line in lines] if alphabet else []
+    images = np.zeros((len(items), 1, items[0][1].shape[0], padded), np.float32)
+    for row, (_, pixels) in zip(images, items):
+        row[0, :, :pixels.shape[1]] = to_input(pixels)
+    ids = [alphabet.encode(line.text) for line, _ in items] if alphabet else []
     return Batch(torch.from_numpy(images), torch.tensor([steps(w) for w in widths]),
-                 torch.tensor([i for row in ids for i in row]), torch.tensor([len(row) for row in ids]), lines)
+                 torch.tensor([i for row in ids for i in row]), torch.tensor([len(row) for row in ids]),
+                 [line for line, _ in items])
 
 
-def _prepared(groups: Sequence[list[int]], make: Callable[[list[int]], list[Batch]]) -> Iterator[list[Batch]]:
-    """Makes batches in a thread ahead of their use: NumPy and OpenCV let go of the interpreter while they work."""
+def _prepared(todo: Sequence[T], make: Callable[[T], R]) -> Iterator[R]:
+    """Makes things in a thread ahead of their use: NumPy and OpenCV let go of the interpreter while they work."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        todo = iter(groups)
-        waiting = [pool.submit(make, group) for group in islice(todo, AHEAD)]
-        while waiting:
+        waiting = [pool.submit(make, item) for item in todo[:AHEAD]]
+        for item in todo[AHEAD:]:
             yield waiting.pop(0).result()
-            waiting += [pool.submit(make, group) for group in islice(todo, 1)]
+            waiting.append(pool.submit(make, item))
+        yield from (made.result() for made in waiting)

@@ -1,4 +1,4 @@
-"""Reading class probabilities: greedy CTC decoding, with a confidence for each character."""
+"""Reading class probabilities: greedy CTC decoding with confidences, and where a known text stands."""
 
 from typing import NamedTuple
 
@@ -53,3 +53,39 @@ def decode_greedy(log_probs: np.ndarray, alphabet: Alphabet) -> Reading:
     characters = tuple(float(p) for p in runs[kept])
     confidence = float(np.mean(characters or peak)) if len(peak) else 0.0
     return Reading(alphabet.decode(best[starts][kept].tolist()), confidence, characters)
+
+
+def align(log_probs: np.ndarray, ids: list[int]) -> np.ndarray:
+    """Finds where characters stand on the likeliest path that reads them (Viterbi over CTC's states).
+
+    Args:
+        log_probs: float [steps, classes], log-softmax, with enough steps for the text.
+        ids: Class ids of the text, at least one.
+
+    Returns:
+        int [characters, 2]: each one's first step, and the step after its last.
+
+    Raises:
+        ValueError: There are too few steps.
+    """
+    if len(log_probs) < frames_needed(ids):
+        raise ValueError(f"{len(log_probs)} steps cannot hold {len(ids)} characters")
+    states = np.full(2 * len(ids) + 1, BLANK)  # a blank before, between and behind
+    states[1::2] = ids
+    skips = np.zeros(len(states), bool)  # from a character to the next one, past the blank, if it is another
+    skips[3::2] = states[3::2] != states[1:-2:2]
+    emitted = log_probs[:, states]
+    best = np.full(len(states) + 2, -np.inf)  # two in front, for states before the first
+    best[2:4] = emitted[0, :2]
+    moves = np.zeros(emitted.shape, np.int8)
+    for step in range(1, len(emitted)):
+        options = np.stack([best[2:], best[1:-1], np.where(skips, best[:-2], -np.inf)])
+        moves[step] = options.argmax(axis=0)
+        best[2:] = options.max(axis=0) + emitted[step]
+    path = np.empty(len(emitted), np.int64)
+    state = len(states) - 1 if best[-1] > best[-2] else len(states) - 2
+    for step in range(len(emitted) - 1, -1, -1):
+        path[step] = state
+        state -= int(moves[step, state])
+    characters = 2 * np.arange(len(ids)) + 1
+    return np.stack([path.searchsorted(characters), path.searchsorted(characters, "right")], axis=1)

@@ -158,7 +158,7 @@ def fit_language_model(trainer: Trainer) -> LanguageModel:
     Args:
         trainer: Has finished its run.
     """
-    model = LanguageModel.of_texts((line.text for line in trainer.train_lines), trainer.alphabet.classes)
+    model = LanguageModel.of_texts((line.text for line in trainer.training_lines.lines), trainer.alphabet.classes)
     lines = trainer.validation_lines[:FUSION_LINES]  # in order of their digests, so a random part
     samples = trainer.read(lines, lambda line, log_probs: log_probs.copy())
     model.fusion = best_fusion([(line.text, log_probs) for line, log_probs in samples], trainer.alphabet, model)

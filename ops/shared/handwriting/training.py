@@ -23,14 +23,15 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from handwriting.alphabet import BLANK, Alphabet
-from handwriting.batches import Batch, reading_batch, reading_groups, training_batches
+from handwriting.batches import Batch, TrainingLines, reading_batch, reading_groups
 from handwriting.ctc import STEP, decode_greedy
 from handwriting.dataset import Dataset, Line
 from handwriting.errors import ConfigError, DataError, StoreError
 from handwriting.finetuning import Start, fitted
-from handwriting.metrics import Scores, score
+from handwriting.metrics import Scores, lacks_a_passage, score
 from handwriting.model import CRNN, ModelConfig
 from handwriting.replicas import Replicas
+from handwriting.splicing import letter_starts
 from handwriting.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ CLIP = 5.0  # norm of the gradient
 FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat start takes at most
 SPREAD, BLANKS = 1.0, 0.5  # flat start: characters that a letter may be off its place, share of blank in each step
 CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
+SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
+MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
 AVERAGE_DECAY = 0.99
 
 
@@ -133,7 +136,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.dataset, self.config, self.store, self.checkpoint_seconds = dataset, config, store, checkpoint_seconds
         self.alphabet = Alphabet(dataset.manifest.alphabet)
-        self.train_lines, self.validation_lines = dataset.lines("train"), dataset.lines("validation")
+        self.training_lines = TrainingLines(dataset, dataset.lines("train"), self.alphabet)
+        self.validation_lines = dataset.lines("validation")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.half = fast_bfloat16(self.device)
         self.model = CRNN(model_config, self.alphabet.classes, dataset.manifest.image.height).to(self.device)
@@ -186,9 +190,12 @@ class Trainer:
 
     def _progress(self) -> float:
         """Returns how much of the run is over, 0 to 1: by epochs, or by the clock where a limit comes first."""
-        steps = self.config.epochs * math.ceil(len(self.train_lines) / self.config.batch)
+        steps = self.config.epochs * self._steps_of_epoch()
         limit = 60 * self.config.minutes
         return max(self.step / steps, self.seconds / limit if limit else 0.0)
+
+    def _steps_of_epoch(self) -> int:
+        return math.ceil(len(self.training_lines.lines) / self.config.batch)
 
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
@@ -218,11 +225,12 @@ class Trainer:
         if strength is None:
             growth = (self._progress() - CALM) / (FULL - CALM)
             strength = self.config.augmentation * min(1.0, max(0.0, growth))
-        batches = training_batches(self.dataset, self.train_lines, self.alphabet, self.config.batch,
-                                   self.replicas.count, strength, (self.config.seed, number))
+        if strength and self._progress() >= SPLICING and not self.training_lines.starts:
+            self.find_letters()
+        batches = self.training_lines.batches(self.config.batch, self.replicas.count, strength,
+                                              (self.config.seed, number))
         total, lines = 0.0, 0
-        steps = math.ceil(len(self.train_lines) / self.config.batch)
-        for parts in tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None):
+        for parts in tqdm(batches, total=self._steps_of_epoch(), desc=f"epoch {number}", leave=False, disable=None):
             learned = sum(len(part.lines) for part in parts)
             total += self.train_step(parts, number) * learned
             lines += learned
@@ -262,12 +270,33 @@ class Trainer:
         self.average.update_parameters(self.model)
         return loss
 
+    def find_letters(self) -> None:
+        """Finds where the letters of the training lines stand, with the averaged weights; from then on it splices.
+
+        Lines that say something else than their labels are left out: people shorten what they are told to write.
+        """
+        def look(line: Line, log_probs: np.ndarray) -> tuple[np.ndarray, bool]:
+            return (letter_starts(self.dataset.pixels(line), log_probs, line.text, self.alphabet),
+                    lacks_a_passage(line.text, decode_greedy(log_probs, self.alphabet).text))
+
+        found = dict(self.read(self.training_lines.lines, look))
+        doubtful = {line for line, (_, lacking) in found.items() if lacking}
+        if len(doubtful) > MOST_DOUBTFUL * len(found):
+            log.info("%d of %d lines are read quite unlike their labels, too many to doubt the labels", len(doubtful),
+                     len(found))
+            doubtful = set()
+        for line in sorted(doubtful):
+            log.warning("left out of training, see whether its label is right: %s %r", line.key, line.text)
+        self.training_lines.lines = [line for line in self.training_lines.lines if line not in doubtful]
+        self.training_lines.starts = [found[line][0] for line in self.training_lines.lines]
+        log.info("new lines are spliced of %d lines from now on", len(found) - len(doubtful))
+
     def validate(self) -> Scores:
         """Reads the validation lines with the averaged weights, in training's own precision, and scores them."""
         pairs = self.read(self.validation_lines, lambda line, log_probs: decode_greedy(log_probs, self.alphabet).text)
         return score([line.text for line, _ in pairs], [reading for _, reading in pairs])
 
-    def read(self, lines: list[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
+    def read(self, lines: Sequence[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
         """Reads lines with the averaged weights.
 
         Args:
@@ -308,7 +337,8 @@ class Trainer:
             return
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
-                 "history": [asdict(epoch) for epoch in self.history], "best_weights": self.best_weights}
+                 "history": [asdict(epoch) for epoch in self.history], "best_weights": self.best_weights,
+                 "training_lines": self.training_lines.state()}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         try:
@@ -324,6 +354,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.training_lines.load_state({name: value.cpu() for name, value in state["training_lines"].items()})
             self.history = [Epoch(**{**row, "scores": Scores(**row["scores"])}) for row in state["history"]]
         except (RuntimeError, LookupError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise DataError(f"the checkpoint {self.store.root}/{CHECKPOINT} is damaged; delete it to train "
