@@ -42,7 +42,7 @@ def train(
         batch: Lines of a step.
         learning_rate: Rate at the start; it falls along half a cosine.
         weight_decay: Of AdamW.
-        augmentation: Strength, 0 (none) to 1.
+        augmentation: Strength of augmentation and splicing, 0 (none) to 1.
         patience: Epochs without a better validation CER after which training stops.
         minutes: Time limit that the schedule is shortened to; 0 for none.
         seed: Decides weights, order and augmentation.
@@ -71,5 +71,5 @@ def train(
                      start=start)
     for name, value in result.finite_metrics().items():
         metrics.log_metric(name, value)
-    Path(curves.path).write_text(training_page(result.summary(), result.epochs), "utf-8")
+    Path(curves.path).write_text(training_page(result.summary(), result.epochs, result.left_out), "utf-8")
     return result.model

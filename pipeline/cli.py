@@ -169,7 +169,7 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     with Comet(options.reports, vars(config)) as experiment:
         run = train(options.dataset, options.out, runs, model, config, experiment.log_epoch,
                     options.checkpoint_seconds, options.start)
-    (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs), "utf-8")
+    (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs, run.left_out), "utf-8")
     return run.summary()
 
 

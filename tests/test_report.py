@@ -26,11 +26,17 @@ def epoch(**values):
     page(EVIL, ""),
     table({EVIL: EVIL}),
     chart(EVIL, {EVIL: [1.0]}),
-    training_page({"dataset": EVIL}, [epoch()]),
+    training_page({"dataset": EVIL}, [epoch()], [(EVIL, EVIL, EVIL)]),
     evaluation_page({"model": EVIL}, [(np.zeros((4, 4), np.uint8), EVIL, EVIL, EVIL)], [(EVIL, EVIL, 1)]),
 ], ids=["page", "table", "chart", "training", "evaluation"])
 def test_texts_are_escaped(made):
     assert "<script" not in made and html.escape(EVIL) in made
+
+
+def test_a_run_shows_the_lines_it_left_out_with_label_and_reading():
+    made = training_page({}, [epoch()], [("train/images/1.png", "Hà Nội, Hà Nội", "Hà Nội")])
+    assert "<tr><td>train/images/1.png<td>Hà Nội, Hà Nội<td>Hà Nội" in made
+    assert "Left out" not in training_page({}, [epoch()])
 
 
 def test_evaluation_shows_key_truth_and_reading_of_each_line():

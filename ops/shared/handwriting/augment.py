@@ -81,10 +81,11 @@ def _gaps(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
 
 def _light(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Changes gamma, blurs or adds grain."""
-    ink = (WHITE - line.astype(np.float32)) / WHITE
-    ink = ink ** np.exp(0.5 * strength * rng.uniform(-1, 1))
+    ink = np.linspace(1, 0, WHITE + 1) ** np.exp(0.5 * strength * rng.uniform(-1, 1))  # of each grey level
+    changed = cv2.LUT(line, np.rint(WHITE * (1 - ink)).astype(np.uint8))
     if rng.random() < 0.3:
-        ink = cv2.GaussianBlur(ink, (3, 3), 0.8)
+        changed = cv2.GaussianBlur(changed, (3, 3), 0.8)
     if rng.random() < 0.3:
-        ink = ink + rng.normal(0, 0.08 * strength, ink.shape).astype(np.float32)
-    return (WHITE - np.clip(ink, 0, 1) * WHITE).astype(np.uint8)
+        grain = rng.standard_normal(changed.shape, np.float32) * (0.08 * WHITE * strength)
+        changed = np.clip(changed + grain, 0, WHITE).astype(np.uint8)
+    return changed

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -75,6 +75,14 @@ def buckets(lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[
     return found
 
 
+class LeftOut(NamedTuple):
+    """A line that says something else than its label: where its picture lies, the label, and what was read."""
+
+    key: str
+    label: str
+    reading: str
+
+
 class TrainingLines:
     """The lines to train on, and how they are changed in each epoch; the same seed gives the same epoch.
 
@@ -85,23 +93,31 @@ class TrainingLines:
 
     Attributes:
         starts: Where each line's letters begin, as in Letters; empty until that is known, and nothing is spliced.
+        left_out: Lines that are visited no more.
     """
 
     def __init__(self, dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet):
         self.dataset, self.lines, self.alphabet = dataset, lines, alphabet
         self.starts: list[np.ndarray] = []
+        self.left_out: list[LeftOut] = []
 
-    def state(self) -> dict[str, Tensor]:
-        """Returns what a checkpoint must hold: which lines are left, and their starts one after another."""
-        return {"digests": torch.tensor([int(line.digest[:15], 16) for line in self.lines]),
+    def leave_out(self, rows: Sequence[LeftOut]) -> None:
+        """Visits some lines no more."""
+        self.left_out = list(rows)
+        keys = {row.key for row in rows}
+        self.lines = [line for line in self.lines if line.key not in keys]
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint must hold: lines left out, and the starts of the others one after another."""
+        return {"left_out": [list(row) for row in self.left_out],
                 "starts": torch.tensor(np.concatenate([[], *self.starts]), dtype=torch.int32)}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Takes what `state` returned."""
-        digests = set(state["digests"].tolist())
-        self.lines = [line for line in self.lines if int(line.digest[:15], 16) in digests]
+        self.leave_out([LeftOut(*row) for row in state["left_out"]])
+        starts = state["starts"].cpu().numpy()
         ends = np.cumsum([len(line.text) + 1 for line in self.lines])
-        self.starts = np.split(state["starts"].numpy(), ends[:-1]) if len(state["starts"]) else []
+        self.starts = np.split(starts, ends[:-1]) if len(starts) else []
 
     def batches(self, size: int, parts: int, strength: float, seed: tuple[int, ...]) -> Iterator[list[Batch]]:
         """Yields the batches of one epoch, each in parts.

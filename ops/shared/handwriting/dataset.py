@@ -119,16 +119,17 @@ class Dataset:
                             f"label pictures under {split}/images and pack again")
         return lines
 
-    def pixels(self, line: Line) -> np.ndarray:
-        """Returns a line as uint8 [height, width], paper 255."""
+    def pixels(self, line: Line, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Returns a line, or its columns from `begin` to before `end`, as uint8 [height, width], paper 255."""
+        width = (line.width if end is None else end) - begin
         if line.shard not in self._shards:
             self._shards[line.shard] = self._fetch(line.shard)
         path, offset = self._shards[line.shard]
         height = self.manifest.image.height
-        columns = np.fromfile(path, np.uint8, count=line.width * height, offset=offset + line.start * height)
-        if columns.size != line.width * height:
+        columns = np.fromfile(path, np.uint8, count=width * height, offset=offset + (line.start + begin) * height)
+        if columns.size != width * height:
             raise DataError(f"{self.uri}: shard {line.shard} is shorter than its index says; pack the data again")
-        return np.ascontiguousarray(columns.reshape(line.width, height).T)
+        return np.ascontiguousarray(columns.reshape(width, height).T)
 
     def _fetch(self, shard: str) -> tuple[Path, int]:
         """Brings a shard to the local disk; returns its path and where its pixels begin."""

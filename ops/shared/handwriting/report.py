@@ -27,12 +27,22 @@ def table(rows: Mapping[str, object]) -> str:
     return f"<table>{cells}</table>"
 
 
-def training_page(summary: Mapping[str, object], epochs: Sequence[Mapping[str, float]]) -> str:
-    """Shows a run: its outcome, and loss and error rates by epoch."""
+def training_page(summary: Mapping[str, object], epochs: Sequence[Mapping[str, float]],
+                  left_out: Sequence[Sequence[str]] = ()) -> str:
+    """Shows a run.
+
+    Args:
+        summary: Its outcome.
+        epochs: Loss and error rates by epoch.
+        left_out: Key, label and reading of each line it left out.
+    """
     losses = chart("Loss by epoch", {"training loss": [epoch["train_loss"] for epoch in epochs]})
     rates = chart("Validation by epoch", {name: [epoch[key] for epoch in epochs] for name, key in
                                           (("CER", "val_cer"), ("WER", "val_wer"), ("exact lines", "val_exact"))})
-    return page("Training run", table(summary) + losses + rates)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) for row in left_out)
+    doubts = ("<h2>Left out: see whether these labels are right</h2>"
+              f"<table><tr><th>picture<th>label<th>reading{rows}</table>" if rows else "")
+    return page("Training run", table(summary) + losses + rates + doubts)
 
 
 def chart(title: str, series: Mapping[str, Sequence[float]]) -> str:

@@ -10,7 +10,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from handwriting import sources
 from handwriting.alphabet import Alphabet
+from handwriting.batches import LeftOut
 from handwriting.bundle import CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, read_config
 from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
@@ -49,6 +50,7 @@ class Run(NamedTuple):
         best: Number of the epoch in the bundle, from 1.
         seconds: Time it trained, all its parts together.
         trained: False where the result was there already.
+        left_out: Training lines that say something else than their labels.
     """
 
     model: str
@@ -56,11 +58,13 @@ class Run(NamedTuple):
     best: int
     seconds: float
     trained: bool
+    left_out: Sequence[LeftOut] = ()
 
     def summary(self) -> dict[str, Any]:
         """Returns the outcome for logs, metrics and the command line."""
         return {"model": self.model, **self.epochs[self.best - 1], "epochs": len(self.epochs),
-                "best_epoch": self.best, "seconds": round(self.seconds, 1), "trained": self.trained}
+                "best_epoch": self.best, "seconds": round(self.seconds, 1), "trained": self.trained,
+                "left_out": len(self.left_out)}
 
     def finite_metrics(self) -> dict[str, float]:
         """Returns the scores of the saved epoch that are numbers: KFP refuses NaN."""
@@ -145,11 +149,12 @@ def _trained_on(bundle: str, dataset: str) -> Run | None:
 
 def _as_result(trained: Trained, version: str) -> dict[str, Any]:
     return {"version": version, "best": trained.best.number, "seconds": trained.history[-1].seconds,
-            "epochs": [epoch.metrics() for epoch in trained.history]}
+            "epochs": [epoch.metrics() for epoch in trained.history], "left_out": trained.left_out}
 
 
 def _as_run(result: dict[str, Any], models: Store, trained: bool) -> Run:
-    return Run(join(models.root, result["version"]), result["epochs"], result["best"], result["seconds"], trained)
+    return Run(join(models.root, result["version"]), result["epochs"], result["best"], result["seconds"], trained,
+               [LeftOut(*row) for row in result["left_out"]])
 
 
 def fit_language_model(trainer: Trainer) -> LanguageModel:

@@ -4,7 +4,7 @@ After Shonenkov et al., "StackMix and Blot Augmentations for Handwritten Text Re
 no corpus gives the texts: a line goes on where another one has the same letters, so each pair of letters is a real one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,16 +26,23 @@ class Letters(NamedTuple):
     Attributes:
         text: What it says.
         starts: int [characters + 1], the column at which each character begins; the first is 0, the last the width.
-        pixels: Gives uint8 [height, width], paper 255; called for the lines that are used, not for all looked at.
+        pixels: Called with two columns, gives uint8 [height, width] from the first to before the second, paper 255.
     """
 
     text: str
     starts: np.ndarray
-    pixels: Callable[[], np.ndarray]
+    pixels: Callable[[int, int], np.ndarray]
 
-    def piece(self, begin: int, end: int | None = None) -> np.ndarray:
-        """Returns the columns of some characters."""
-        return self.pixels()[:, self.starts[begin]:self.starts[-1 if end is None else end]]
+    def piece(self, begin: int, end: int) -> np.ndarray:
+        """Returns the pixels from one character to before another."""
+        return self.pixels(int(self.starts[begin]), int(self.starts[end]))
+
+    def continuations(self, context: str) -> Iterator[int]:
+        """Yields the places of all characters that follow the context."""
+        place = self.text.find(context)
+        while 0 <= place < len(self.text) - len(context):
+            yield place + len(context)
+            place = self.text.find(context, place + 1)
 
 
 def letter_starts(pixels: np.ndarray, log_probs: np.ndarray, text: str, alphabet: Alphabet) -> np.ndarray:
@@ -79,7 +86,8 @@ def spliced(line: Letters, another: Callable[[], Letters], rng: np.random.Genera
         text += line.text[place:cut]
         room -= pieces[-1].shape[1]
         line, place = _continuation(line, cut, room, tolerance, another)
-    return np.concatenate([*pieces, line.piece(place)], axis=1), text + line.text[place:]
+    pieces.append(line.piece(place, len(line.text)))
+    return np.concatenate(pieces, axis=1), text + line.text[place:]
 
 
 def _continuation(line: Letters, cut: int, room: int, tolerance: float,
@@ -88,8 +96,8 @@ def _continuation(line: Letters, cut: int, room: int, tolerance: float,
     context = line.text[cut - CONTEXT:cut]
     for _ in range(TRIES):
         other = another()
-        places = [i for i in range(CONTEXT, len(other.text)) if other.text.startswith(context, i - CONTEXT)]
-        misfits = [abs(int(other.starts[-1] - other.starts[i]) - room) for i in places]
-        if places and min(misfits) < tolerance:
-            return other, places[misfits.index(min(misfits))]
+        misfits = [(abs(int(other.starts[-1] - other.starts[place]) - room), place)
+                   for place in other.continuations(context)]
+        if misfits and min(misfits)[0] < tolerance:
+            return other, min(misfits)[1]
     return line, cut

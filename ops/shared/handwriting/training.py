@@ -4,7 +4,6 @@ A run is repeatable: the same dataset, settings and seed give the same weights o
 went on from its checkpoint (unless a time limit shapes the schedule).
 """
 
-import ctypes
 import io
 import logging
 import math
@@ -22,12 +21,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from handwriting.alphabet import BLANK, Alphabet
-from handwriting.batches import Batch, TrainingLines, reading_batch, reading_groups
-from handwriting.ctc import STEP, decode_greedy
+from handwriting.alphabet import Alphabet
+from handwriting.batches import Batch, LeftOut, TrainingLines, reading_batch, reading_groups
+from handwriting.ctc import decode_greedy
 from handwriting.dataset import Dataset, Line
 from handwriting.errors import ConfigError, DataError, StoreError
 from handwriting.finetuning import Start, fitted
+from handwriting.hardware import fast_bfloat16, keep_freed_memory
+from handwriting.losses import ctc_loss, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
 from handwriting.model import CRNN, ModelConfig
 from handwriting.replicas import Replicas
@@ -43,7 +44,6 @@ CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
 CLIP = 5.0  # norm of the gradient
 FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat start takes at most
-SPREAD, BLANKS = 1.0, 0.5  # flat start: characters that a letter may be off its place, share of blank in each step
 CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
 SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
 MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
@@ -59,7 +59,7 @@ class TrainConfig:
         batch: Lines of a step.
         learning_rate: Rate at the start; it falls along half a cosine.
         weight_decay: Of AdamW.
-        augmentation: Strength of augmentation once it has grown, 0 (none) to 1.
+        augmentation: Strength of augmentation and splicing once they have grown, 0 (none) to 1.
         patience: Epochs without a better validation CER after which the run stops.
         minutes: Time limit; the schedule is shortened to end in it. 0: no limit.
         seed: Decides weights, order and augmentation.
@@ -107,11 +107,12 @@ class Epoch:
 
 @dataclass
 class Trained:
-    """A finished run: the weights of its best epoch on the CPU, and what every epoch gave."""
+    """A finished run: the weights of its best epoch on the CPU, what every epoch gave, and lines it left out."""
 
     weights: dict[str, Tensor]
     best: Epoch
     history: list[Epoch] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 class Trainer:
@@ -177,7 +178,7 @@ class Trainer:
                 self._save()
                 saved = time.monotonic()
         self.average.module.load_state_dict(self.best_weights)  # `read` reads with them
-        return Trained(self.best_weights, self.best, self.history)
+        return Trained(self.best_weights, self.best, self.history, self.training_lines.left_out)
 
     def _done(self) -> bool:
         if not self.history:
@@ -275,21 +276,19 @@ class Trainer:
 
         Lines that say something else than their labels are left out: people shorten what they are told to write.
         """
-        def look(line: Line, log_probs: np.ndarray) -> tuple[np.ndarray, bool]:
+        def look(line: Line, log_probs: np.ndarray) -> tuple[np.ndarray, str]:
             return (letter_starts(self.dataset.pixels(line), log_probs, line.text, self.alphabet),
-                    lacks_a_passage(line.text, decode_greedy(log_probs, self.alphabet).text))
+                    decode_greedy(log_probs, self.alphabet).text)
 
-        found = dict(self.read(self.training_lines.lines, look))
-        doubtful = {line for line, (_, lacking) in found.items() if lacking}
-        if len(doubtful) > MOST_DOUBTFUL * len(found):
-            log.info("%d of %d lines are read quite unlike their labels, too many to doubt the labels", len(doubtful),
-                     len(found))
-            doubtful = set()
-        for line in sorted(doubtful):
-            log.warning("left out of training, see whether its label is right: %s %r", line.key, line.text)
-        self.training_lines.lines = [line for line in self.training_lines.lines if line not in doubtful]
-        self.training_lines.starts = [found[line][0] for line in self.training_lines.lines]
-        log.info("new lines are spliced of %d lines from now on", len(found) - len(doubtful))
+        lines = self.training_lines
+        found = dict(self.read(lines.lines, look))
+        doubtful = [LeftOut(line.key, line.text, reading) for line, (_, reading) in found.items()
+                    if lacks_a_passage(line.text, reading)]
+        if len(doubtful) <= MOST_DOUBTFUL * len(found):
+            lines.leave_out(doubtful)
+        lines.starts = [found[line][0] for line in lines.lines]
+        log.info("new lines are spliced of %d from now on; %d say something else than their labels and are left out",
+                 len(lines.lines), len(lines.left_out))
 
     def validate(self) -> Scores:
         """Reads the validation lines with the averaged weights, in training's own precision, and scores them."""
@@ -354,7 +353,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.training_lines.load_state({name: value.cpu() for name, value in state["training_lines"].items()})
+            self.training_lines.load_state(state["training_lines"])
             self.history = [Epoch(**{**row, "scores": Scores(**row["scores"])}) for row in state["history"]]
         except (RuntimeError, LookupError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise DataError(f"the checkpoint {self.store.root}/{CHECKPOINT} is damaged; delete it to train "
@@ -362,33 +361,6 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.best_weights = {k: v.cpu() for k, v in state["best_weights"].items()}
         log.info("resumed after epoch %d from %s/%s", len(self.history), self.store.root, CHECKPOINT)
-
-
-def ctc_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:
-    """Returns the mean over lines of the CTC loss a character, each over the line's own steps without padding."""
-    losses = nn.functional.ctc_loss(log_probs_BTK.transpose(0, 1), batch.targets.to(log_probs_BTK.device), batch.steps,
-                                    batch.lengths, blank=BLANK, reduction="none", zero_infinity=True)
-    return (losses / batch.lengths.to(losses.device).clamp(min=1)).mean()
-
-
-def flat_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:
-    """Returns the mean over lines of the cross-entropy a step with the text spread evenly over the ink.
-
-    So speech recognisers have long been started ("flat start"; Young et al., The HTK Book, section 8.3). CTC alone has
-    to find out by chance where letters stand, which takes it one to five epochs, more or less by seed.
-    """
-    losses = []
-    inked_BW = batch.images.amax(dim=(1, 2)) > 0.5
-    for log_probs_TK, inked_W, steps, ids in zip(log_probs_BTK, inked_BW, batch.steps.tolist(),
-                                                 batch.targets.split(batch.lengths.tolist())):
-        columns = inked_W.nonzero()
-        first, last = (columns[0].item() // STEP, columns[-1].item() // STEP + 1) if len(columns) else (0, steps)
-        places_T = (torch.arange(steps) + 0.5 - first) * (len(ids) / (last - first))
-        offsets_TL = places_T[:, None] - (torch.arange(len(ids)) + 0.5)
-        shares_TL = (-offsets_TL.square() / (2 * SPREAD**2)).softmax(dim=1).to(log_probs_TK.device)
-        on_letters = (shares_TL * log_probs_TK[:steps, ids.to(log_probs_TK.device)]).sum(dim=1)
-        losses.append(-((1 - BLANKS) * on_letters + BLANKS * log_probs_TK[:steps, BLANK]).mean())
-    return torch.stack(losses).mean()
 
 
 @torch.no_grad()
@@ -406,22 +378,3 @@ def average_(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
     else:  # counters of batch normalisation
         for average, value in zip(averages, values):
             average.copy_(value)
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Says whether bf16 arithmetic is in the hardware; emulated it would be slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks: returning each batch's to the system and faulting it in again costs a third.
-
-    The same as the variables MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_; elsewhere than on glibc nothing happens.
-    """
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, 2**31 - 1)
