@@ -57,12 +57,11 @@ def train(
     from pathlib import Path
 
     from handwriting import layout
-    from handwriting.model import ModelConfig
+    from handwriting.hyperparameters import ModelConfig, TrainConfig
     from handwriting.report import training_page
     from handwriting.runs import train as run
     from handwriting.store import join
     from handwriting.tracking import Comet
-    from handwriting.training import TrainConfig
 
     config = TrainConfig(epochs, batch, learning_rate, weight_decay, augmentation, patience, minutes, seed)
     with Comet(Path(comet.path), vars(config)) as experiment:

@@ -123,8 +123,8 @@ def _network(dataset_uri: str, lines: int) -> Measured:
 
 
 def _trainer(dataset_uri: str, lines: int, repeat: int, cache: Path) -> Any:
-    from handwriting.model import ModelConfig
-    from handwriting.training import TrainConfig, Trainer
+    from handwriting.hyperparameters import ModelConfig, TrainConfig
+    from handwriting.training import Trainer
 
     dataset = Dataset(dataset_uri, cache)
     dataset.all_lines = dataset.lines("train")[:lines] * repeat + dataset.lines("validation")

@@ -138,8 +138,7 @@ def preprocess_command(options: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _add_train(commands: Any) -> None:
-    from handwriting.model import ModelConfig
-    from handwriting.training import TrainConfig
+    from handwriting.hyperparameters import ModelConfig, TrainConfig
 
     command = _command(commands, train_command)
     command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
@@ -155,11 +154,10 @@ def _add_train(commands: Any) -> None:
 
 def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Trains a reader on a dataset and writes its bundle; goes on where a killed run stopped."""
-    from handwriting.model import ModelConfig
+    from handwriting.hyperparameters import ModelConfig, TrainConfig
     from handwriting.report import training_page
     from handwriting.runs import train
     from handwriting.tracking import Comet
-    from handwriting.training import TrainConfig
 
     config, model = _config(TrainConfig, options), _config(ModelConfig, options)
     runs = options.runs or join(options.out, layout.RUNS)

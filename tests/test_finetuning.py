@@ -7,11 +7,11 @@ from handwriting import runs
 from handwriting.alphabet import Alphabet
 from handwriting.errors import DataError, MissingError
 from handwriting.finetuning import Start, fitted, load_start
+from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.image import ImageConfig
 from handwriting.labels import LabelConfig
-from handwriting.model import CRNN, ModelConfig
+from handwriting.model import CRNN
 from handwriting.packing import PackConfig, pack_folder
-from handwriting.training import TrainConfig
 
 SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), TrainConfig(epochs=2)
 

@@ -17,12 +17,12 @@ from handwriting.dataset import LATEST, LINES, MANIFEST, resolve
 from handwriting.deployment import deploy
 from handwriting.errors import MissingError, StoreError
 from handwriting.evaluation import evaluate
+from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.inference_service import ServiceConfig
 from handwriting.labels import LabelConfig
-from handwriting.model import ModelConfig
 from handwriting.packing import PackConfig, pack_folder
 from handwriting.store import S3Store, join, open_store
-from handwriting.training import CHECKPOINT, TrainConfig
+from handwriting.training import CHECKPOINT
 from pipeline.servers import start_seaweedfs
 
 SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), TrainConfig(epochs=2)

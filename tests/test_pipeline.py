@@ -15,12 +15,11 @@ from conftest import ROOT
 from kfp import dsl
 
 from handwriting import layout
+from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.inference_service import ServiceConfig
 from handwriting.labels import LabelConfig
-from handwriting.model import ModelConfig
 from handwriting.packing import PackConfig
 from handwriting.store import join, open_store, read_json
-from handwriting.training import TrainConfig
 from ops.deploy import deploy
 from ops.embedding import ARCHIVE, slim
 from ops.evaluate import evaluate

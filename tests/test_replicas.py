@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from handwriting.model import CRNN, ModelConfig
+from handwriting.hyperparameters import ModelConfig
+from handwriting.model import CRNN
 from handwriting.replicas import Replicas
 
 

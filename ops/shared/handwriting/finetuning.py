@@ -9,8 +9,9 @@ from torch import Tensor
 from handwriting.alphabet import BLANK, Alphabet
 from handwriting.bundle import WEIGHTS, check_image, read_config
 from handwriting.errors import DataError
+from handwriting.hyperparameters import ModelConfig
 from handwriting.image import ImageConfig
-from handwriting.model import CLASS_LAYERS, ModelConfig
+from handwriting.model import CLASS_LAYERS
 from handwriting.store import open_store
 
 RARE = 5.0  # logits by which a letter never seen starts below the others; else it would be read everywhere at first

@@ -1,42 +1,14 @@
 """The network: convolutional features, bidirectional LSTM, CTC; with a shortcut past the LSTM."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from handwriting.errors import ConfigError
+from handwriting.hyperparameters import ModelConfig
 
 ROWS = 16  # px of height that become one row of features
 CLASS_LAYERS = ("head", "shortcut")  # layers of CRNN whose outputs are the classes
 
 # Shapes: B lines of a batch, H height and W width in px, C channels, T = W / STEP time steps, K classes.
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Size of the network.
-
-    Attributes:
-        channels: Channels of the four convolution stages.
-        columns: Features of a time step, after the rows of the last stage are joined.
-        hidden: Units of each direction of each recurrent layer.
-        layers: Recurrent layers.
-        dropout: Share of features dropped before, between and after the recurrent layers while training, 0 to below 1.
-    """
-
-    channels: tuple[int, int, int, int] = (16, 32, 64, 128)
-    columns: int = 192
-    hidden: int = 128
-    layers: int = 2
-    dropout: float = 0.2
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))  # JSON gives lists
-        if len(self.channels) != 4 or min(self.channels) < 1:
-            raise ConfigError(f"channels {self.channels}: give four positive numbers")
-        if min(self.columns, self.hidden) < 1 or not 1 <= self.layers <= 8 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"network size out of range: {self}")
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int | tuple[int, int] = 1) -> nn.Sequential:

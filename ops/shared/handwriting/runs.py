@@ -29,10 +29,11 @@ from handwriting.dataset import Dataset
 from handwriting.errors import DataError
 from handwriting.finetuning import load_start
 from handwriting.fusion import best_fusion
+from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.language_model import LanguageModel
-from handwriting.model import CRNN, ModelConfig
+from handwriting.model import CRNN
 from handwriting.store import Store, join, open_store, read_json, write_json
-from handwriting.training import CHECKPOINT, Epoch, TrainConfig, Trained, Trainer
+from handwriting.training import CHECKPOINT, Epoch, Trained, Trainer
 
 log = logging.getLogger(__name__)
 

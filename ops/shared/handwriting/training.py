@@ -25,12 +25,13 @@ from handwriting.alphabet import Alphabet
 from handwriting.batches import Batch, LeftOut, TrainingLines, reading_batch, reading_groups
 from handwriting.ctc import decode_greedy
 from handwriting.dataset import Dataset, Line
-from handwriting.errors import ConfigError, DataError, StoreError
+from handwriting.errors import DataError, StoreError
 from handwriting.finetuning import Start, fitted
 from handwriting.hardware import fast_bfloat16, keep_freed_memory
+from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.losses import ctc_loss, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
-from handwriting.model import CRNN, ModelConfig
+from handwriting.model import CRNN
 from handwriting.replicas import Replicas
 from handwriting.splicing import letter_starts
 from handwriting.store import Store
@@ -48,39 +49,6 @@ CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows fro
 SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
 MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
 AVERAGE_DECAY = 0.99
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a reader is trained.
-
-    Attributes:
-        epochs: Passes over the training lines, at most.
-        batch: Lines of a step.
-        learning_rate: Rate at the start; it falls along half a cosine.
-        weight_decay: Of AdamW.
-        augmentation: Strength of augmentation and splicing once they have grown, 0 (none) to 1.
-        patience: Epochs without a better validation CER after which the run stops.
-        minutes: Time limit; the schedule is shortened to end in it. 0: no limit.
-        seed: Decides weights, order and augmentation.
-    """
-
-    epochs: int = 60
-    batch: int = 8
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    augmentation: float = 1.0
-    patience: int = 15
-    minutes: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("epochs", 1, 100_000), ("batch", 1, 4096), ("learning_rate", 1e-7, 1.0),
-                                ("weight_decay", 0.0, 1.0), ("augmentation", 0.0, 1.0), ("patience", 1, 100_000),
-                                ("minutes", 0.0, 100_000.0), ("seed", 0, 2**31)):
-            value = getattr(self, name)
-            if not low <= value <= high:  # also refuses NaN
-                raise ConfigError(f"{name} is {value}; give a value from {low} to {high}")
 
 
 @dataclass(frozen=True)
