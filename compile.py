@@ -25,16 +25,17 @@ def main() -> None:
         parser.error(str(error))
     pipeline = options.out / "pipeline.yaml"
     sizes = compile_pipeline(pipeline)
-    cluster, secrets, service = write_cluster_files(options.out, config)
+    cluster, secrets, service, experiment = write_cluster_files(options.out, config)
     for component, size in sizes.items():
         print(f"{component:12} {size / 1024:5.1f} KiB of source")
     print(f"""
-Wrote {pipeline}, {cluster.name}, {secrets.name} and {service.name}. Next:
+Wrote {pipeline}, {cluster.name}, {secrets.name}, {service.name} and {experiment.name}. Next:
   1. fill in a copy of {secrets}, and kubectl apply -f it, once
   2. kubectl apply -f {cluster}: accounts and rights
   3. upload {pipeline} in the Kubeflow Pipelines UI (Pipelines, Upload pipeline), or
      kfp pipeline create -p handwriting {pipeline}
-{service} is an example of what the deploy step applies.""")
+{service} is an example of what the deploy step applies;
+{experiment} searches better hyperparameters with Katib, if you apply it.""")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cluster's side as YAML: accounts and rights to apply, secrets to fill in, and an InferenceService to read.
+"""The cluster's side as YAML: accounts and rights, secrets to fill in, and examples of a service and a Katib search.
 
 The same parameters give the same bytes. There is nothing secret in them.
 """
@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from handwriting import layout
+from handwriting.experiment import TuneConfig, experiment
 from handwriting.inference_service import GROUP, PLURAL, ServiceConfig, manifest
 from handwriting.store import join
 from pipeline.handwriting_pipeline import COMET_SECRET, LABEL_STUDIO_SECRET, S3_SECRET, SECRETS, handwriting_pipeline
+from pipeline.katib import train_step
 
-CLUSTER, SECRETS_FILE, SERVICE = "cluster.yaml", "secrets.yaml", "inferenceservice.yaml"
+CLUSTER, SECRETS_FILE, SERVICE, EXPERIMENT = ("cluster.yaml", "secrets.yaml", "inferenceservice.yaml",
+                                              "katib-experiment.yaml")
 RULES = (
     {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": ["get", "create", "update"]},
     {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get"]},
@@ -63,12 +66,13 @@ class Document(NamedTuple):
 
 
 def write_cluster_files(folder: Path, config: ClusterConfig) -> list[Path]:
-    """Writes CLUSTER, SECRETS_FILE and SERVICE into a folder, which is made; returns their paths.
+    """Writes CLUSTER, SECRETS_FILE, SERVICE and EXPERIMENT into a folder, which is made; returns their paths.
 
     Secrets that are there already stay as they are: somebody has filled them in.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {CLUSTER: cluster(config), SECRETS_FILE: secrets(config), SERVICE: [service(config)]}
+    files = {CLUSTER: cluster(config), SECRETS_FILE: secrets(config), SERVICE: [service(config)],
+             EXPERIMENT: [search(config)]}
     for name, documents in files.items():
         if name != SECRETS_FILE or not (folder / name).exists():
             (folder / name).write_text(_as_yaml(documents), "utf-8")
@@ -129,7 +133,7 @@ def _secret(name: str, namespace: str, annotations: dict[str, str] | None = None
 
 def service(config: ClusterConfig) -> Document:
     """Returns the InferenceService that the deploy step would make of a bundle named EXAMPLE_VERSION."""
-    bucket = inspect.signature(handwriting_pipeline.pipeline_func).parameters["bucket"].default
+    bucket = _default("bucket")
     uri = join(bucket, layout.MODELS, EXAMPLE_VERSION)
     settings = ServiceConfig(namespace=config.namespace, data_uri=join(bucket, layout.DATA))
     return Document(
@@ -139,6 +143,24 @@ def service(config: ClusterConfig) -> Document:
         "The bundle must have its wheels: from the deploy step, or from\n"
         f"python -m pipeline wheels --model {uri}",
         manifest(uri, EXAMPLE_VERSION, settings))
+
+
+def search(config: ClusterConfig) -> Document:
+    """Returns a Katib Experiment over the newest dataset of the bucket."""
+    bucket = _default("bucket")
+    arguments = {"dataset": join(bucket, layout.DATASETS), "bucket": join(bucket, layout.TUNING),
+                 "epochs": _default("epochs"), "patience": _default("patience")}
+    secrets = {name: SECRETS[name] for name in (S3_SECRET, COMET_SECRET)}
+    return Document(
+        "A search for better hyperparameters, to apply by hand: kubectl apply -f, then watch it in Katib's UI.\n"
+        f"Its trials run the pipeline's own train step, and their models go to {arguments['bucket']}.\n"
+        "Give the best values to the pipeline as parameters of the same names.",
+        experiment("handwriting", config.steps_namespace, train_step(), arguments, TuneConfig(), secrets,
+                   config.service_account))
+
+
+def _default(parameter: str) -> Any:
+    return inspect.signature(handwriting_pipeline.pipeline_func).parameters[parameter].default
 
 
 def _as_yaml(documents: Sequence[Document]) -> str:

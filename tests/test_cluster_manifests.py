@@ -1,6 +1,8 @@
 """The files for the cluster: valid objects, rights for what is called and no more, nothing secret."""
 
+import json
 import re
+import shlex
 
 import pytest
 import yaml
@@ -8,9 +10,10 @@ import yaml
 from handwriting.cluster import Cluster
 from handwriting.errors import ConfigError
 from handwriting.inference_service import ServiceConfig, manifest
-from pipeline.cluster_manifests import (CLUSTER, FILL_IN, RULES, SECRETS_FILE, SERVICE, ClusterConfig,
+from pipeline.cluster_manifests import (CLUSTER, EXPERIMENT, FILL_IN, RULES, SECRETS_FILE, SERVICE, ClusterConfig,
                                         write_cluster_files)
 from pipeline.handwriting_pipeline import S3_SECRET, SECRETS
+from ops.train import train
 
 LINE = re.compile(r"(GET|POST|PUT) /apis?/(?:(\S+)/)?v1(?:beta1)?/namespaces/[^/]+/([^/]+)(/.+)?")
 
@@ -35,9 +38,11 @@ def test_the_objects_are_those_a_cluster_needs(files):
         ("RoleBinding", "handwriting-deploy", "kubeflow-user")]
     assert [place(item)[:2] for item in found[SECRETS_FILE]] == [("Secret", name) for name in SECRETS]
     assert [place(item) for item in found[SERVICE]] == [("InferenceService", "handwriting", "kubeflow-user")]
+    assert [place(item) for item in found[EXPERIMENT]] == [("Experiment", "handwriting", "kubeflow-user")]
     versions = {item["kind"]: item["apiVersion"] for items in found.values() for item in items}
     assert versions == {"ServiceAccount": "v1", "Secret": "v1", "Role": "rbac.authorization.k8s.io/v1",
-                        "RoleBinding": "rbac.authorization.k8s.io/v1", "InferenceService": "serving.kserve.io/v1beta1"}
+                        "RoleBinding": "rbac.authorization.k8s.io/v1", "InferenceService": "serving.kserve.io/v1beta1",
+                        "Experiment": "kubeflow.org/v1beta1"}
 
 
 def test_the_role_allows_what_the_deploy_step_calls_and_no_more(cluster):
@@ -98,6 +103,20 @@ def test_secrets_that_were_filled_in_stay_as_they_are(tmp_path):
 def test_the_example_is_what_the_deploy_step_makes(files):
     config = ServiceConfig(namespace="team", data_uri="s3://ocrpipeline/data")
     assert files(namespace="team")[SERVICE] == [manifest("s3://ocrpipeline/models/VERSION", "VERSION", config)]
+
+
+def test_the_search_runs_the_pipelines_own_train_step_where_the_steps_run(files):
+    [found] = files(namespace="serving", pipeline_namespace="team")[EXPERIMENT]
+    assert found["metadata"]["namespace"] == "team"
+    pod = found["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
+    words = shlex.split(pod["containers"][0]["command"][-1].replace("$$", "$"))
+    container = train.component_spec.implementation.container
+    assert words[:len(container.command)] == container.command and words[-1] == "train"
+    assert pod["serviceAccountName"] == "pipeline-runner" and pod["containers"][0]["image"] == container.image
+    given = re.sub(r"\$\{trialParameters\.\w+}", "1", words[words.index("--executor_input") + 1])
+    inputs, outputs = json.loads(given).values()
+    assert set(inputs["parameterValues"]) <= set(train.component_spec.inputs)
+    assert set(outputs["artifacts"]) == {"metrics", "curves", "comet"}
 
 
 def test_each_object_says_in_a_comment_what_to_do(files, tmp_path):

@@ -45,7 +45,8 @@ def test_compiling_twice_gives_the_same_bytes_in_a_bare_environment(tmp_path):
         result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
         outputs.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert outputs[0] == outputs[1]
-    assert set(outputs[0]) == {"pipeline.yaml", "cluster.yaml", "secrets.yaml", "inferenceservice.yaml"}
+    assert set(outputs[0]) == {"pipeline.yaml", "cluster.yaml", "secrets.yaml", "inferenceservice.yaml",
+                               "katib-experiment.yaml"}
     assert "upload" in result.stdout.lower() and all(name in result.stdout for name in outputs[0])
 
 

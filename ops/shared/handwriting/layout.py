@@ -4,6 +4,7 @@ DATA = "data"  # {train,validation,test,user_data}/images/* and labels.json
 DATASETS = "datasets"  # <id>/: packed, never changed
 MODELS = "models"  # <version>/: bundles, never changed; current.json names the one that serves
 RUNS = "runs"  # <id>/: checkpoint and result of a training run
+TUNING = "tuning"  # models/ and runs/ of a search's trials
 WHEELS = "wheels"  # models/<version>/wheels/<target>/: what the predictor installs
 
 MODEL_NAME = "handwriting"  # the model's name in KServe's protocols, unless another is given
