@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_pack, _add_preprocess, _add_train, _add_evaluate, _add_read, _add_serve, _add_wheels,
+    for add in (_add_pack, _add_preprocess, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve, _add_wheels,
                 _add_manifest, _add_bench, _add_run):
         add(commands)
     return top
@@ -169,6 +169,33 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
                     options.checkpoint_seconds, options.start)
     (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs, run.left_out), "utf-8")
     return run.summary()
+
+
+def _add_tune(commands: Any) -> None:
+    from handwriting.experiment import TuneConfig
+    from handwriting.hyperparameters import ModelConfig, TrainConfig
+
+    command = _command(commands, tune_command)
+    command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
+    command.add_argument("--out", default="tuning", help="where the trials' models and runs lie")
+    command.add_argument("--report", type=Path, default=Path("tuning.html"), help="page to write")
+    _add_config(command, TuneConfig, ["algorithm", "trials", "failures", "stop_early"])
+    for config in (TrainConfig, ModelConfig):
+        _add_config(command, config, [field.name for field in fields(config) if not field.metadata.get("search")])
+
+
+def tune_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Searches better hyperparameters, trial after trial on this machine; goes on where a killed search stopped."""
+    from handwriting.experiment import TuneConfig
+    from handwriting.hyperparameters import ModelConfig, TrainConfig
+    from handwriting.trials import trial_of
+    from handwriting.tuning import tune
+
+    trial = trial_of(options.dataset, join(options.out, layout.MODELS), join(options.out, layout.RUNS),
+                     _config(ModelConfig, options), _config(TrainConfig, options))
+    found = tune(trial, _config(TuneConfig, options, parallel=1), options.seed)
+    options.report.write_text(found.page, "utf-8")
+    return {**found.summary(), "report": str(options.report)}
 
 
 def _add_language_model_option(command: argparse.ArgumentParser) -> None:

@@ -35,7 +35,8 @@ def model(small_dataset, tmp_path_factory):
 
 def test_help_names_every_step():
     text = command("--help").stdout
-    for name in ("pack", "preprocess", "train", "evaluate", "read", "serve", "wheels", "manifest", "bench", "run"):
+    for name in ("pack", "preprocess", "train", "tune", "evaluate", "read",
+                 "serve", "wheels", "manifest", "bench", "run"):
         assert re.search(rf"^    {name}\b", text, re.MULTILINE)
         assert "usage" in command(name, "--help").stdout
 
@@ -63,6 +64,13 @@ def test_train_goes_on_after_a_kill(small_dataset, tmp_path):
     result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "resumed after epoch" in result.stderr
     assert last_line(result)["epochs"] == 4
+
+
+def test_tune_finds_values_and_writes_a_page(small_dataset, tmp_path):
+    result = last_line(command("tune", "--dataset", small_dataset, "--out", tmp_path / "tuning", "--trials", 2,
+                               "--epochs", 1, "--report", tmp_path / "tuning.html"))
+    assert result["trials"] == result["finished"] == 2 and 64 <= result["best"]["hidden"] <= 256
+    assert "Hyperparameter search" in (tmp_path / "tuning.html").read_text("utf-8")
 
 
 def test_evaluate_scores_a_split_and_writes_a_report(model, small_dataset, tmp_path):
