@@ -17,7 +17,7 @@ from handwriting.monitoring import PROBES, Metrics
 from ops.packages import requirements
 from ops.train import train
 from pipeline.cli import parser
-from pipeline.cluster_manifests import CLUSTER, RULES, SECRETS_FILE, SERVICE
+from pipeline.cluster_manifests import CLUSTER, EXPERIMENT, RULES, SECRETS_FILE, SERVICE
 from pipeline.handwriting_pipeline import SECRETS, handwriting_pipeline
 
 GUIDE = (ROOT / "docs/cluster.md").read_text("utf-8")
@@ -70,7 +70,8 @@ def test_files_of_the_repository_exist():
 
 def test_files_of_the_build_folder_are_those_that_compile_writes():
     named = set(re.findall(r"\bbuild/([\w.-]+)", GUIDE))
-    assert {"pipeline.yaml", CLUSTER, SECRETS_FILE} <= named <= {"pipeline.yaml", CLUSTER, SECRETS_FILE, SERVICE}
+    assert {"pipeline.yaml", CLUSTER, SECRETS_FILE} <= named <= {
+        "pipeline.yaml", CLUSTER, SECRETS_FILE, SERVICE, EXPERIMENT}
 
 
 def test_parameters_exist():
