@@ -100,7 +100,6 @@ def _reference(data: Path, lines: int) -> Measured:
 def _ours(dataset_uri: str, lines: int, repeat: int) -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, repeat, Path(scratch))
-        trainer.find_letters()  # once in a run
         began = time.monotonic()
         trainer.train_epoch(1, began, strength=trainer.config.augmentation)
         return Measured(len(trainer.training_lines.lines) / (time.monotonic() - began), _peak())
@@ -112,7 +111,6 @@ def _network(dataset_uri: str, lines: int) -> Measured:
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, 1, Path(scratch))
-        trainer.find_letters()
         batches = trainer.training_lines.batches(trainer.config.batch, trainer.replicas.count,
                                                  trainer.config.augmentation, (0, 1))
         random = [[part._replace(images=torch.rand(part.images.shape)) for part in parts] for parts in batches]
@@ -130,4 +128,5 @@ def _trainer(dataset_uri: str, lines: int, repeat: int, cache: Path) -> Any:
     dataset.all_lines = dataset.lines("train")[:lines] * repeat + dataset.lines("validation")
     trainer = Trainer(dataset, ModelConfig(), TrainConfig())
     trainer.flat_steps = 0  # they are cheaper than all others
+    trainer.find_letters()  # once in a run
     return trainer

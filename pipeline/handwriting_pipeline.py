@@ -82,7 +82,7 @@ def handwriting_pipeline(
         epochs: Passes over the training lines, at most.
         batch: Lines of a step.
         learning_rate: Rate at the start; it falls along half a cosine.
-        augmentation: Strength, 0 (none) to 1.
+        augmentation: Strength of augmentation and splicing, 0 (none) to 1.
         patience: Epochs without a better validation CER after which training stops.
         minutes: Time limit of training; 0 for none.
         seed: Decides weights, order and augmentation.

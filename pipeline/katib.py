@@ -1,7 +1,6 @@
 """The train step as Katib runs it."""
 
 from handwriting.experiment import Step
-
 from ops.train import train
 
 

@@ -23,7 +23,6 @@ ROUND = 32  # px; oneDNN keeps about 1,000 kernels, and prepares as many anew fo
 AHEAD = 2  # buckets prepared before they are needed
 SPLICED = 0.6  # of the lines, at full strength of augmentation
 
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -146,12 +145,13 @@ class TrainingLines:
                  rng: np.random.Generator) -> tuple[Line, np.ndarray]:
         """Splices and augments a line unless that would leave CTC too few time steps for its text."""
         line = self.lines[i]
-        pixels, text = plain = self.dataset.pixels(line), line.text
         if self.starts and rng.random() < SPLICED * strength:
             pixels, text = spliced(self._letters(i), lambda: self._letters(buffer[rng.integers(len(buffer))]), rng)
+        else:
+            pixels, text = self.dataset.pixels(line), line.text
         pixels = augment(pixels, strength, rng)
         if steps(pixels.shape[1]) < frames_needed(self.alphabet.encode(text)):
-            pixels, text = plain
+            return line, self.dataset.pixels(line)
         return line._replace(text=text), pixels
 
     def _letters(self, i: int) -> Letters:

@@ -13,6 +13,7 @@ from typing import Any
 
 from handwriting.errors import ConfigError
 from handwriting.hyperparameters import Search, search_space
+from handwriting.inference_service import secret_variables
 
 GROUP, VERSION, KIND = "kubeflow.org", "v1beta1", "Experiment"
 OBJECTIVE = "val_cer"
@@ -21,6 +22,8 @@ CONTAINER = "training"
 ALGORITHMS = {"random": {}, "tpe": {}, "bayesianoptimization": {},
               "hyperband": {"eta": "3", "r_l": "{epochs}", "resource_name": "epochs"}}
 """Names as Katib has them, with the settings that each needs."""
+FIRST_TRIALS = 3  # trials to the end before any is stopped early
+FIRST_EPOCHS = 3  # epochs of each trial in which it is not stopped
 SCRATCH = "/tmp/trial"  # where a trial's pod keeps what nobody collects
 NO_SIDECAR = {"sidecar.istio.io/inject": "false"}  # it would outlive the trial, which then never completes
 
@@ -107,7 +110,7 @@ def experiment(name: str, namespace: str, step: Step, arguments: Mapping[str, An
             "trialSpec": _job(step, trial_line(step, arguments, list(space)), config, secrets, service_account)}}
     if config.stop_early:
         spec["earlyStopping"] = {"algorithmName": "medianstop", "algorithmSettings": _settings(
-            {"min_trials_required": "3", "start_step": "4"})}
+            {"min_trials_required": str(FIRST_TRIALS), "start_step": str(FIRST_EPOCHS + 1)})}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND,
             "metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
@@ -158,8 +161,8 @@ def _parameter(name: str, kind: type, search: Search) -> dict[str, Any]:
 def _job(step: Step, line: str, config: TuneConfig, secrets: Mapping[str, Sequence[str]],
          service_account: str) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # for pip: not every pod runs as root
-    environment += [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
-                    for secret, keys in secrets.items() for key in keys]
+    for secret, keys in secrets.items():
+        environment += secret_variables(secret, keys)
     resources: dict[str, Any] = {"requests": {"cpu": config.cpu, "memory": config.memory}}
     if config.gpus:
         resources["limits"] = {"nvidia.com/gpu": str(config.gpus)}

@@ -4,6 +4,7 @@ The container's command needs nothing but Python and the bundle, so the local ru
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,9 +219,14 @@ def _environment(model_uri: str, version: str, config: ServiceConfig) -> list[di
         LANGUAGE_MODEL_VARIABLE: "yes" if config.language_model else "",
         "HOME": "/tmp",  # where pip and caches may write, whatever user the pod runs as
     }
-    secret = [{"name": key, "valueFrom": {"secretKeyRef": {"name": config.secret, "key": key, "optional": True}}}
-              for key in SECRET_KEYS]
-    return [{"name": name, "value": value} for name, value in plain.items() if value] + secret
+    return [{"name": name, "value": value} for name, value in plain.items() if value] + secret_variables(
+        config.secret, SECRET_KEYS)
+
+
+def secret_variables(secret: str, keys: Iterable[str]) -> list[dict]:
+    """Returns a container's variables of the same names as a secret's keys; absent where the secret is."""
+    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
+            for key in keys]
 
 
 def _probe(path: str, period: int, failures: int) -> dict:

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -27,6 +27,13 @@ def table(rows: Mapping[str, object]) -> str:
     return f"<table>{cells}</table>"
 
 
+def grid(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns a table with named columns."""
+    head = "".join(f"<th>{html.escape(name)}" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}" for cell in row) for row in rows)
+    return f"<table><tr>{head}{body}</table>"
+
+
 def training_page(summary: Mapping[str, object], epochs: Sequence[Mapping[str, float]],
                   left_out: Sequence[Sequence[str]] = ()) -> str:
     """Shows a run.
@@ -39,9 +46,8 @@ def training_page(summary: Mapping[str, object], epochs: Sequence[Mapping[str, f
     losses = chart("Loss by epoch", {"training loss": [epoch["train_loss"] for epoch in epochs]})
     rates = chart("Validation by epoch", {name: [epoch[key] for epoch in epochs] for name, key in
                                           (("CER", "val_cer"), ("WER", "val_wer"), ("exact lines", "val_exact"))})
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) for row in left_out)
-    doubts = ("<h2>Left out: see whether these labels are right</h2>"
-              f"<table><tr><th>picture<th>label<th>reading{rows}</table>" if rows else "")
+    doubts = ("<h2>Left out: see whether these labels are right</h2>" + grid(("picture", "label", "reading"), left_out)
+              if left_out else "")
     return page("Training run", table(summary) + losses + rates + doubts)
 
 
@@ -87,8 +93,7 @@ def evaluation_page(scores: Mapping[str, object], worst: Sequence[tuple[np.ndarr
     figures = "".join(f"<figure>{picture(pixels)}<figcaption>{html.escape(key)}<br>{html.escape(truth)}"
                       f"<br><span class=bad>{html.escape(reading)}</span></figcaption></figure>"
                       for pixels, key, truth, reading in worst)
-    rows = "".join(f"<tr><td>{html.escape(truth) or '(nothing)'}<td>{html.escape(reading) or '(nothing)'}<td>{times}"
-                   for truth, reading, times in confused)
-    confusions = f"<table><tr><th>truth<th>reading<th>times{rows}</table>"
+    confusions = grid(("truth", "reading", "times"), [(truth or "(nothing)", reading or "(nothing)", times)
+                                                      for truth, reading, times in confused])
     return page("Evaluation", table(scores) + f"<h2>Commonest confusions</h2>{confusions}"
                 f"<h2>Worst lines: picture, truth, reading</h2>{figures}")

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from handwriting import report
 from handwriting.errors import DataError, HandwritingError
-from handwriting.experiment import TuneConfig
+from handwriting.experiment import FIRST_EPOCHS, FIRST_TRIALS, TuneConfig
 from handwriting.hyperparameters import Search, search_space
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ Number = int | float
 Values = Mapping[str, Number]
 Report = Callable[[int, float], None]
 
-FIRST_TRIALS = 3  # trials to the end before any is stopped early
-FIRST_EPOCHS = 3  # epochs of each trial in which it is not stopped
 OUTCOMES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed),
@@ -36,7 +34,10 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 
 
 class Trial(NamedTuple):
-    """One trial: its number from 1, "finished", "stopped early" or "failed", its last CER (NaN: none), its values."""
+    """One trial: its number from 1, "finished", "stopped early" or "failed", its CER (NaN: none), its values.
+
+    The CER is that of its best epoch, and of its last one where it was stopped.
+    """
 
     number: int
     outcome: str
@@ -150,9 +151,9 @@ def _best(study: optuna.Study) -> float:
 
 
 def _page(study: optuna.Study, trials: Sequence[Trial]) -> str:
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{cell}" for cell in (t.number, t.outcome, f"{t.cer:.4f}", said(t.values)))
-        for t in sorted(trials, key=lambda t: (t.outcome != "finished", t.cer)))
+    ranked = sorted(trials, key=lambda t: (t.outcome != "finished", t.cer))
+    rows = report.grid(("trial", "outcome", "CER", "values"),
+                       [(t.number, t.outcome, f"{t.cer:.4f}", said(t.values)) for t in ranked])
     figures = [visualization.plot_optimization_history(study, target_name="validation CER"),
                visualization.plot_parallel_coordinate(study, target_name="validation CER"),
                visualization.plot_slice(study, target_name="validation CER")]
@@ -161,5 +162,4 @@ def _page(study: optuna.Study, trials: Sequence[Trial]) -> str:
     plots = "".join(figure.to_html(full_html=False, include_plotlyjs=number == 0)
                     for number, figure in enumerate(figures))
     best = report.table({"validation CER": f"{study.best_value:.4f}", **study.best_params})
-    return report.page("Hyperparameter search", f"<h2>Best</h2>{best}{plots}<h2>Trials, best first</h2>"
-                       f"<table><tr><th>trial<th>outcome<th>CER<th>values{rows}</table>")
+    return report.page("Hyperparameter search", f"<h2>Best</h2>{best}{plots}<h2>Trials, best first</h2>{rows}")
