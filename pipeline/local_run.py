@@ -89,10 +89,14 @@ class LocalRun:
         project, labelled = self._label(client)
         before = self._current()
         outputs = self._pipeline(client, project)
-        predictor, version = self._start_predictor()
-        reply = self._ask(predictor, version)
+        predictor, reader = self._start_predictor()
+        version = reader.version
+        reply = self._ask(predictor, reader)
         cer = outputs["cer"] if outputs["model"].endswith(version) else outputs["champion_cer"]
         failed = reply.read != reply.expected or cer > max_cer
+        if reply.read != reply.expected:
+            log.error("the predictor read %r where its bundle reads %r here; see %s", reply.read, reply.expected,
+                      self.folder / "predictor.log")
         unchanged = before == version
         self._tell(client.url, project, predictor, reply, cer, max_cer, labelled, unchanged)
         log.info("done in %.0f s", time.monotonic() - began)
@@ -176,8 +180,8 @@ class LocalRun:
             raise HandwritingError(f"the pipeline failed: {error}; the step's own message stands above") from error
         return run.outputs
 
-    def _start_predictor(self) -> tuple[str, str]:
-        """Starts what the manifest says; returns address and version."""
+    def _start_predictor(self) -> tuple[str, Reader]:
+        """Starts what the manifest says; returns its address, and a reader of the bundle with its settings."""
         self._announce("predictor")
         models = open_store(join(self.bucket, layout.MODELS))
         if not models.exists(CURRENT):
@@ -194,7 +198,7 @@ class LocalRun:
             "the predictor", [*container["command"], *container.get("args", [])], f"{url}/readyz",
             self.folder / "predictor.log", env=environment, deadline=300))
         log.info("the predictor runs at %s", url)
-        return url, current["id"]
+        return url, Reader.load(bundle, language_model=bool(environment.get(layout.LANGUAGE_MODEL_VARIABLE)))
 
     def _initialize_storage(self, uri: str) -> Path:
         """Plays the storage initializer: returns a copy of a bundle with its wheels.
@@ -207,7 +211,7 @@ class LocalRun:
         wheels.fetch(open_store(uri), bundle, here)
         return bundle
 
-    def _ask(self, predictor: str, version: str) -> Reply:
+    def _ask(self, predictor: str, reader: Reader) -> Reply:
         """Sends a held-out line to the predictor."""
         self._announce("check")
         data = open_store(join(self.bucket, layout.DATA))
@@ -218,7 +222,6 @@ class LocalRun:
         if answer.status_code != 200:
             raise DeployError(f"{predictor}/predict answered {answer.status_code}: {answer.text}; "
                               f"see {self.folder / 'predictor.log'}")
-        reader = Reader.load(self.folder / "bundles" / version)
         return Reply(f"test/images/{name}", truth, answer.content.decode(), reader.read([picture])[0].text)
 
     def _tell(self, label_studio: str, project: int, predictor: str, reply: Reply, cer: float, max_cer: float,
