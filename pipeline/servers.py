@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 VENV_VARIABLE = "HANDWRITING_LABEL_STUDIO_VENV"
 PORTS = range(12_000, 22_000)  # below what systems give to clients, and so is the same plus GRPC_OFFSET
 GRPC_OFFSET = 10_000  # from each of SeaweedFS's ports to its second one
+VOLUMES = 200  # of SeaweedFS, at least one a bucket; its own guess, one a free gigabyte, is too few on a small disk
 STOP_SECONDS = 15.0  # SeaweedFS takes 3 on an idle machine
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -174,8 +175,8 @@ def start_seaweedfs(folder: Path, port: int | None = None) -> SeaweedFS:
     data.mkdir(parents=True, exist_ok=True)
     command = [_weed(), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}",
                f"-s3.port.grpc={ports[0] + GRPC_OFFSET}", f"-master.port={master}", f"-volume.port={volume}",
-               f"-filer.port={filer}", f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-               "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
+               f"-filer.port={filer}", f"-admin.port={admin}", f"-volume.max={VOLUMES}", "-s3.port.iceberg=0",
+               "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
                "-s3.autoCreateBucket=false"]  # a bucket that is not there is an error, as on any other S3
     url = f"http://127.0.0.1:{s3}"
     # 403: it knows its keys and refuses strangers; while it starts it answers 503

@@ -1,5 +1,6 @@
 """Real servers, started once a session, and a server that misbehaves on order."""
 
+import contextlib
 import json
 import threading
 import time
@@ -39,12 +40,15 @@ def s3(tmp_path_factory):
 
 @pytest.fixture
 def bucket(s3):
-    """The name of a new, empty bucket."""
+    """The name of a new, empty bucket; it goes with its test, for each holds one of the server's volumes."""
     import boto3
 
     name = f"test-{uuid.uuid4().hex[:12]}"
-    boto3.session.Session().client("s3").create_bucket(Bucket=name)
-    return name
+    client = boto3.session.Session().client("s3")
+    client.create_bucket(Bucket=name)
+    yield name
+    with contextlib.suppress(client.exceptions.NoSuchBucket):  # some tests take it away themselves
+        client.delete_bucket(Bucket=name)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from pathlib import Path
 
 import boto3
@@ -169,6 +170,11 @@ def test_two_seaweedfs_run_side_by_side_with_keys_of_their_own(s3, tmp_path):
         _client(other).create_bucket(Bucket="only-here")
         assert [one["Name"] for one in _client(other).list_buckets()["Buckets"]] == ["only-here"]
     assert "only-here" not in [one["Name"] for one in _client(s3).list_buckets()["Buckets"]]
+
+
+def test_seaweedfs_has_room_for_buckets_however_small_the_disk(s3):
+    with urllib.request.urlopen(s3.topology, timeout=5) as answer:
+        assert json.load(answer)["Topology"]["Max"] == servers.VOLUMES
 
 
 def test_seaweedfs_refuses_strangers_and_shows_no_keys(s3):
