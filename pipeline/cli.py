@@ -275,14 +275,15 @@ def _add_wheels(commands: Any) -> None:
 
 
 def wheels_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Completes a bundle with the wheels its service installs, as the deploy step does."""
-    from handwriting import wheels
+    """Completes a bundle with this project's predictor and the wheels it installs, as the deploy step does."""
+    from handwriting import release, wheels
     from handwriting.bundle import find_bundle
     from handwriting.store import open_store
 
     config = _config(ServiceConfig, options)
     bundle = open_store(find_bundle(options.model))
-    return {"wheels": wheels.ensure(bundle, wheels.Target(config.python, config.machine))}
+    code = release.add_code(bundle)
+    return {"code": code, "wheels": wheels.ensure(bundle, code, wheels.Target(config.python, config.machine))}
 
 
 def _add_manifest(commands: Any) -> None:
@@ -294,10 +295,11 @@ def _add_manifest(commands: Any) -> None:
 
 def manifest_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Makes the InferenceService of a bundle, for `kubectl apply -f -`; needs no cluster and no bucket."""
+    from handwriting import release
     from handwriting.inference_service import manifest
 
     version = options.model_uri.rstrip("/").rpartition("/")[2]
-    return manifest(options.model_uri, version, _config(ServiceConfig, options))
+    return manifest(options.model_uri, release.name(version), _config(ServiceConfig, options))
 
 
 def _add_bench(commands: Any) -> None:

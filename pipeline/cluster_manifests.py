@@ -138,11 +138,11 @@ def service(config: ClusterConfig) -> Document:
     settings = ServiceConfig(namespace=config.namespace, data_uri=join(bucket, layout.DATA))
     return Document(
         f"An example: what the deploy step applies. Put a version of the bucket in place of each {EXAMPLE_VERSION},\n"
-        "or let the same come out with other settings:\n"
+        "and a folder of its code/ in place of CODE, or let the same come out with other settings:\n"
         f"python -m pipeline manifest --model-uri {uri} --mode Knative | kubectl apply -f -\n"
-        "The bundle must have its wheels: from the deploy step, or from\n"
+        "The bundle must have its code and wheels: from the deploy step, or from\n"
         f"python -m pipeline wheels --model {uri}",
-        manifest(uri, EXAMPLE_VERSION, settings))
+        manifest(uri, f"{EXAMPLE_VERSION}-CODE", settings))
 
 
 def search(config: ClusterConfig) -> Document:

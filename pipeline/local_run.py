@@ -22,7 +22,7 @@ import requests
 from kfp import local
 from tqdm import tqdm
 
-from handwriting import layout, wheels
+from handwriting import layout, release, wheels
 from handwriting.bundle import CURRENT, fetch_bundle
 from handwriting.errors import DeployError, HandwritingError
 from handwriting.label_studio import LabelStudio, from_environment
@@ -188,10 +188,10 @@ class LocalRun:
             raise DeployError(f"{join(models.root, CURRENT)} is not there: nothing was promoted, so nothing can serve")
         current = read_json(models, CURRENT)
         container = current["manifest"]["spec"]["predictor"]["containers"][0]
-        bundle = self._initialize_storage(join(models.root, current["id"]))
+        environment = _environment(container)
+        bundle = self._initialize_storage(join(models.root, current["id"]), environment[layout.VERSION_VARIABLE])
         port = free_port()
-        environment = {**_environment(container), "STORAGE_URI": str(bundle), "PORT": str(port),
-                       "SITE_ROOT": str(self.folder)}
+        environment |= {"STORAGE_URI": str(bundle), "PORT": str(port), "SITE_ROOT": str(self.folder)}
         url = f"http://127.0.0.1:{port}"
         log.info("installing its packages, then starting")
         self.servers.enter_context(ProcessServer(
@@ -200,15 +200,15 @@ class LocalRun:
         log.info("the predictor runs at %s", url)
         return url, Reader.load(bundle, language_model=bool(environment.get(layout.LANGUAGE_MODEL_VARIABLE)))
 
-    def _initialize_storage(self, uri: str) -> Path:
-        """Plays the storage initializer: returns a copy of a bundle with its wheels.
+    def _initialize_storage(self, uri: str, released: str) -> Path:
+        """Plays the storage initializer: returns a copy of a bundle with its predictor and wheels.
 
         They are there from the deploy step, except where this machine differs from the service's image.
         """
-        here = wheels.Target.here()
-        wheels.ensure(open_store(uri), here)
+        here, code = wheels.Target.here(), release.code_of(released)
+        wheels.ensure(open_store(uri), code, here)
         bundle = fetch_bundle(uri, self.folder / "bundles")
-        wheels.fetch(open_store(uri), bundle, here)
+        wheels.fetch(open_store(uri), bundle, code, here)
         return bundle
 
     def _ask(self, predictor: str, reader: Reader) -> Reply:

@@ -102,7 +102,7 @@ def test_secrets_that_were_filled_in_stay_as_they_are(tmp_path):
 
 def test_the_example_is_what_the_deploy_step_makes(files):
     config = ServiceConfig(namespace="team", data_uri="s3://ocrpipeline/data")
-    assert files(namespace="team")[SERVICE] == [manifest("s3://ocrpipeline/models/VERSION", "VERSION", config)]
+    assert files(namespace="team")[SERVICE] == [manifest("s3://ocrpipeline/models/VERSION", "VERSION-CODE", config)]
 
 
 def test_the_search_runs_the_pipelines_own_train_step_where_the_steps_run(files):

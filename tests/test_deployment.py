@@ -5,6 +5,7 @@ import threading
 import pytest
 from fake_cluster import URL, deployment, fail_load, knative, set_status, standard
 
+from handwriting import release, sources
 from handwriting.bundle import CONFIG, CURRENT
 from handwriting.cluster import Cluster
 from handwriting.deployment import Operation, deploy
@@ -376,8 +377,8 @@ def models(bucket):
 
 def test_the_pointer_is_written_last_and_only_when_the_version_serves(cluster, models):
     def ask(urls, version):
-        assert version != "v1" or not models.exists(CURRENT)
-        if version == "v2":
+        assert version != release.name("v1") or not models.exists(CURRENT)
+        if version == release.name("v2"):
             raise DeployError("no answer")
         return urls[0]
 
@@ -386,7 +387,17 @@ def test_the_pointer_is_written_last_and_only_when_the_version_serves(cluster, m
     assert done == (read_json(models, CURRENT)["manifest"], "v1", URL)
     with pytest.raises(DeployError, match="no answer; rolled back"):
         deploy(f"{models.root}/v2", config, wait=WAIT, ask=ask)
-    assert read_json(models, CURRENT)["id"] == "v1" and cluster.version == "v1"
+    assert read_json(models, CURRENT)["id"] == "v1" and cluster.version == release.name("v1")
+
+
+def test_a_mended_predictor_is_rolled_out_with_the_same_model(cluster, models, monkeypatch):
+    config = ServiceConfig(install=False)
+    deploy(f"{models.root}/v1", config, wait=WAIT, ask=Asked())
+    first = release.name("v1")
+    monkeypatch.setattr(sources, "digest", lambda root: "mended")
+    deploy(f"{models.root}/v1", config, wait=WAIT, ask=Asked())
+    assert cluster.served == [first, release.name("v1")] and first != release.name("v1")
+    assert all(models.exists(f"v1/code/{release.code_of(found)}/requirements.txt") for found in cluster.served)
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0}, {"poll": -1}, {"stale": float("nan")}])

@@ -161,7 +161,7 @@ def test_the_command_holds_nothing_that_kubernetes_would_expand(install):
 
 def add_wheel(bundle: Path, text: str = "NAME = 'tiny'") -> Path:
     """Adds a package without code to build, and a lock for it, where the command looks for them on this machine."""
-    path = bundle / Target.here().folder / "tiny-1.0-py3-none-any.whl"
+    lock, path = bundle / Target.here().lock("c0de"), bundle / Target.here().folder / "tiny-1.0-py3-none-any.whl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny.py", text)
@@ -169,7 +169,7 @@ def add_wheel(bundle: Path, text: str = "NAME = 'tiny'") -> Path:
         archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr("tiny-1.0.dist-info/RECORD", "")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    (path.parent / "requirements.txt").write_text(f"tiny==1.0 --hash=sha256:{digest}\n")
+    lock.write_text(f"tiny==1.0 --hash=sha256:{digest}\n")
     return path
 
 
@@ -178,7 +178,7 @@ def bundle(tmp_path):
     """A bundle whose server prints what it got, in a folder full of traps."""
     if not importlib.util.find_spec("pip"):
         pytest.skip("this Python has no pip, which the command needs")
-    code, here = tmp_path / "bundle" / "code" / "handwriting", tmp_path / "here" / "handwriting"
+    code, here = tmp_path / "bundle" / "code" / "c0de" / "handwriting", tmp_path / "here" / "handwriting"
     for folder in (code, here):
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
@@ -192,7 +192,8 @@ def run_command(bundle, tmp_path):
     """Runs the container's command with an index that nobody answers at."""
     def run(install: bool = True, **extra: str) -> subprocess.CompletedProcess:
         env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path),
-               "STORAGE_URI": str(bundle), "SITE_ROOT": str(tmp_path), "PIP_INDEX_URL": "http://127.0.0.1:9", **extra}
+               "STORAGE_URI": str(bundle), "MODEL_VERSION": "0123abcd-c0de",
+               "SITE_ROOT": str(tmp_path), "PIP_INDEX_URL": "http://127.0.0.1:9", **extra}
         return subprocess.run(command(install), env=env, cwd=tmp_path / "here", capture_output=True, text=True)
     return run
 
@@ -216,7 +217,8 @@ def test_the_command_fails_when_pip_does_and_starts_afresh_the_next_time(run_com
 
 
 def test_a_wheel_that_was_changed_is_not_installed(run_command, bundle):
-    lock = add_wheel(bundle).with_name("requirements.txt")
+    add_wheel(bundle)
+    lock = bundle / Target.here().lock("c0de")
     locked = lock.read_text()
     add_wheel(bundle, "NAME = 'changed'")
     lock.write_text(locked)
@@ -236,11 +238,11 @@ def test_other_pins_are_installed_beside_the_first(run_command, bundle, tmp_path
 def test_without_wheels_for_this_python_the_command_says_what_to_do(run_command, bundle):
     failed = run_command()
     assert failed.returncode == 1
-    assert f"no wheels for {Path(Target.here().folder).name}: deploy it for the Python and machine" in failed.stderr
+    assert f"no wheels for {Target.here().name}: deploy it for the Python and machine" in failed.stderr
 
 
 def test_an_image_that_has_the_packages_needs_neither_pip_nor_wheels(run_command, tmp_path, bundle):
-    (bundle / "code" / "tiny.py").write_text("NAME = 'from the image'")
+    (bundle / "code" / "c0de" / "tiny.py").write_text("NAME = 'from the image'")
     done = run_command(install=False)
     assert done.stdout == f"serving from the image --model {bundle} --port 8080\n", done.stderr
     assert not list(tmp_path.glob("handwriting-site-*"))

@@ -7,9 +7,10 @@
 | model.onnx | the same network for serving: images float32 [B, 1, height, W] -> log_probs float32 [B, W/4, classes] |
 | language_model.json | the labels' character n-grams, for beam search |
 | metrics.json | validation scores of every epoch |
-| requirements.txt | exact versions of what serves it, as they were when it was made |
-| code/handwriting/ | what serves it, as it was when it was made |
-| wheels/<target>/ | what it installs, for one Python and machine, with a lock; added by the deploy step |
+| code/<digest>/handwriting/ | a predictor that serves it; added by the deploy step, as all that follows |
+| code/<digest>/requirements.txt | exact versions of the packages that this code needs |
+| code/<digest>/<target>.txt | the lock: all of them with hashes, for one Python and machine |
+| wheels/<target>/ | the packages themselves |
 """
 
 from dataclasses import dataclass
@@ -19,14 +20,13 @@ from typing import Any
 from handwriting.dataset import LATEST, resolve
 from handwriting.errors import DataError
 from handwriting.image import ImageConfig
-from handwriting.layout import WHEELS
+from handwriting.layout import CODE, WHEELS
 from handwriting.store import Store, fetch_files, join, open_store, read_json
 
 CONFIG, WEIGHTS, ONNX, METRICS, REQUIREMENTS = ("config.json", "model.safetensors", "model.onnx", "metrics.json",
                                                 "requirements.txt")
 LANGUAGE_MODEL = "language_model.json"
 CURRENT = "current.json"
-CODE = "code/handwriting"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class BundleConfig:
     model: dict[str, Any]
     train: dict[str, Any]
     dataset: str
+
+
+def code_folder(digest: str) -> str:
+    """Returns where in a bundle a predictor's code lies."""
+    return f"{CODE}/{digest}"
 
 
 def find_bundle(uri: str) -> str:
@@ -61,9 +66,9 @@ def read_config(store: Store) -> BundleConfig:
 
 
 def fetch_bundle(uri: str, cache: Path) -> Path:
-    """Returns a local folder with the bundle: where it lies, if that is local, else a copy without wheels.
+    """Returns a local folder with the bundle: where it lies, if that is local, else a copy of what training gave.
 
-    The copy is `<cache>/<version>`. One that is there already is taken as it is: bundles never change.
+    The copy is `<cache>/<version>`. One that is there already is taken as it is: that part never changes.
 
     Raises:
         MissingError: There is no bundle at `uri`.
@@ -72,7 +77,7 @@ def fetch_bundle(uri: str, cache: Path) -> Path:
     if not found.startswith("s3://"):
         return Path(found)
     folder = cache / found.rpartition("/")[2]
-    fetch_files(open_store(found), "", CONFIG, folder, without=f"{WHEELS}/")
+    fetch_files(open_store(found), "", CONFIG, folder, without=(f"{CODE}/", f"{WHEELS}/"))
     return folder
 
 

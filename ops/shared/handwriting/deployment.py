@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handwriting import inference_service, wheels
+from handwriting import inference_service, release, wheels
 from handwriting.bundle import CURRENT, find_bundle, read_config
 from handwriting.cluster import Cluster, is_so, where
 from handwriting.errors import DeployError
@@ -46,9 +46,10 @@ def deploy(model_uri: str, config: ServiceConfig, apply: bool = True, wait: Wait
     model_uri = find_bundle(model_uri)
     bundle = open_store(model_uri)
     version = read_config(bundle).version
-    manifest = inference_service.manifest(model_uri, version, config)
+    manifest = inference_service.manifest(model_uri, release.name(version), config)
+    code = release.add_code(bundle)
     if config.install:
-        wheels.ensure(bundle, wheels.Target(config.python, config.machine))
+        wheels.ensure(bundle, code, wheels.Target(config.python, config.machine))
     url = f"http://{config.name}-predictor.{config.namespace}.svc.cluster.local"
     if apply:
         with Cluster.connect() as cluster:

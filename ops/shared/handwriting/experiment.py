@@ -13,7 +13,7 @@ from typing import Any
 
 from handwriting.errors import ConfigError
 from handwriting.hyperparameters import Search, search_space
-from handwriting.inference_service import secret_variables
+from handwriting.pods import secret_variables
 
 GROUP, VERSION, KIND = "kubeflow.org", "v1beta1", "Experiment"
 OBJECTIVE = "val_cer"

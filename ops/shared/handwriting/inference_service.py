@@ -4,12 +4,12 @@ The container's command needs nothing but Python and the bundle, so the local ru
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from handwriting.errors import ConfigError
-from handwriting.layout import LANGUAGE_MODEL_VARIABLE, WHEELS
+from handwriting.layout import CODE, LANGUAGE_MODEL_VARIABLE, VERSION_VARIABLE, WHEELS
+from handwriting.pods import secret_variables
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 PORT = 8080
@@ -18,7 +18,6 @@ TAG_ANNOTATION = f"{GROUP}/enable-tag-routing"
 MODES = ("Standard", "Knative", "RawDeployment", "Serverless")  # KServe up to 0.15 knows the last two names only
 KNATIVE_MODES = ("Knative", "Serverless")
 CANARY_FIELD = "canaryTrafficPercent"
-VERSION_VARIABLE = "MODEL_VERSION"  # tells a rollout which version a pod, Deployment or InferenceService is of
 SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # machines that wheels are made for, and Kubernetes' names
 STARTUP_SECONDS = 240  # it takes 4 on two cores; on a busy node with a slow disk far longer
@@ -26,24 +25,25 @@ TERMINATION_SECONDS = 45  # the server takes up to 30 for running requests and w
 MAX_NAME = 46  # Knative makes labels of at most 63 characters of it: "latest-" + name + "-predictor"
 
 # No dollar-parenthesis: Kubernetes expands it. -P: nothing may be imported from whatever the working folder is.
+_CODE = f'CODE="$STORAGE_URI/{CODE}/${{{VERSION_VARIABLE}##*-}}"'  # a release is named `<version>-<code>`
 _INSTALL = [
     "set -e",
     "set -- `python -P -c 'import platform, sys; "
     'print("cp%d%d-%s-%s" % (*sys.version_info[:2], sys.platform, platform.machine()))\'`',
-    f'WHEELS="$STORAGE_URI/{WHEELS}/$1"',
-    'if ! test -f "$WHEELS/requirements.txt"; then echo "this bundle has no wheels for $1: deploy it for the Python '
+    f'WHEELS="$STORAGE_URI/{WHEELS}/$1"; LOCK="$CODE/$1.txt"',
+    'if ! test -f "$LOCK"; then echo "this bundle has no wheels for $1: deploy it for the Python '
     'and machine of this image, or with install false for an image that has the packages" >&2; exit 1; fi',
     # named by the checksum of its pins: other pins get another folder
-    'set -- `cksum < "$WHEELS/requirements.txt"`',
+    'set -- `cksum < "$LOCK"`',
     'SITE="${SITE_ROOT:-/tmp}/handwriting-site-$1-$2"',
     # nothing to resolve, since the lock names all packages; and of their modules those that are used get compiled
     'if ! test -f "$SITE/.complete"; then rm -rf "$SITE"; '
     'python -P -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --require-hashes '
-    '--only-binary :all: --find-links "$WHEELS" --target "$SITE" -r "$WHEELS/requirements.txt"; '
+    '--only-binary :all: --find-links "$WHEELS" --target "$SITE" -r "$LOCK"; '
     'mkdir -p "$SITE"; touch "$SITE/.complete"; fi',
-    'export PYTHONPATH="$STORAGE_URI/code:$SITE"',
+    'export PYTHONPATH="$CODE:$SITE"',
 ]
-_USE_THE_IMAGE = ['export PYTHONPATH="$STORAGE_URI/code"']
+_USE_THE_IMAGE = ['export PYTHONPATH="$CODE"']
 _SERVE = 'exec python -P -m handwriting.serving --model "$STORAGE_URI" --port "${PORT:-%d}"' % PORT
 
 _SECURITY = {  # what namespaces under the Pod Security Standard "restricted" ask for; 1000 is nobody in particular
@@ -52,7 +52,7 @@ _SECURITY = {  # what namespaces under the Pod Security Standard "restricted" as
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
-_VERSION = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_RELEASE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 
 
@@ -133,27 +133,28 @@ def _check_match(field: str, value: str, pattern: re.Pattern, longest: int = 100
         raise ConfigError(f"{field} {value!r} must match {pattern.pattern} and have at most {longest} characters")
 
 
-def manifest(model_uri: str, version: str, config: ServiceConfig) -> dict:
-    """Returns the InferenceService that serves one version of the model.
+def manifest(model_uri: str, release: str, config: ServiceConfig) -> dict:
+    """Returns the InferenceService that serves one version of the model by one version of the code.
 
     Args:
-        model_uri: URI of the bundle, one that no other version ever has: the same URI twice would roll nothing out.
-        version: The bundle's version.
+        model_uri: URI of the bundle.
+        release: `<bundle's version>-<digest of the code>`, what `handwriting.release.name` gives; another one replaces
+            the pods, and a rollout knows them by it.
         config: How to serve it.
 
     Raises:
-        ConfigError: The URI or the version cannot be used.
+        ConfigError: The URI or the release cannot be used.
     """
     _check_match("model_uri", model_uri, re.compile(r"[a-z0-9]+://\S+"))
-    _check_match("version", version, _VERSION)
-    labels = {"app.kubernetes.io/name": config.name, "app.kubernetes.io/version": version}
+    _check_match("release", release, _RELEASE)
+    labels = {"app.kubernetes.io/name": config.name, "app.kubernetes.io/version": release}
     predictor: dict[str, Any] = {
         "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": str(PORT),
                         "prometheus.io/path": "/metrics"},
         "labels": dict(labels),
         "serviceAccountName": config.service_account,
         "minReplicas": config.min_replicas, "maxReplicas": config.max_replicas,
-        "containers": [_container(model_uri, version, config)],
+        "containers": [_container(model_uri, release, config)],
     }
     annotations = {MODE_ANNOTATION: config.mode}
     if config.mode in KNATIVE_MODES:
@@ -180,13 +181,14 @@ def _for_pods(config: ServiceConfig) -> dict:
 def command(install: bool = True) -> list[str]:
     """Returns the container's command: it installs the bundle's wheels once, without an index, and serves the bundle.
 
-    It reads `STORAGE_URI` (the bundle's folder; in a pod KServe has put it there), `PORT` and, for a cache elsewhere
-    than `/tmp`, `SITE_ROOT`. `MODEL_NAME`, `DATA_URI`, `LANGUAGE_MODEL` and the S3 credentials are read by the server.
+    It reads `STORAGE_URI` (the bundle's folder; in a pod KServe has put it there), `MODEL_VERSION` (the release, whose
+    end names the code), `PORT` and, for a cache elsewhere than `/tmp`, `SITE_ROOT`. The server reads
+    `MODEL_NAME`, `DATA_URI`, `LANGUAGE_MODEL` and the S3 credentials.
 
     Args:
         install: False uses the packages of the image.
     """
-    return ["sh", "-c", "; ".join([*(_INSTALL if install else _USE_THE_IMAGE), _SERVE])]
+    return ["sh", "-c", "; ".join([_CODE, *(_INSTALL if install else _USE_THE_IMAGE), _SERVE])]
 
 
 def is_knative(manifest: dict) -> bool:
@@ -194,12 +196,12 @@ def is_knative(manifest: dict) -> bool:
     return manifest["metadata"]["annotations"][MODE_ANNOTATION] in KNATIVE_MODES
 
 
-def _container(model_uri: str, version: str, config: ServiceConfig) -> dict:
+def _container(model_uri: str, release: str, config: ServiceConfig) -> dict:
     resources = {"cpu": config.cpu, "memory": config.memory}
     return {
         "name": "kserve-container", "image": config.image,
         "command": command(config.install),
-        "env": _environment(model_uri, version, config),
+        "env": _environment(model_uri, release, config),
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "securityContext": _SECURITY,
         # a server that cannot start says why on its last lines; so the pod's status, and the deploy step, tell it
@@ -211,22 +213,16 @@ def _container(model_uri: str, version: str, config: ServiceConfig) -> dict:
     }
 
 
-def _environment(model_uri: str, version: str, config: ServiceConfig) -> list[dict]:
+def _environment(model_uri: str, release: str, config: ServiceConfig) -> list[dict]:
     """No `PORT` here: Knative sets it itself and refuses a service that does."""
     plain = {
         "STORAGE_URI": model_uri.rstrip("/") + "/",  # KServe lists by prefix: without the slash v1 also fetches v10
-        VERSION_VARIABLE: version, "MODEL_NAME": config.name, "DATA_URI": config.data_uri,
+        VERSION_VARIABLE: release, "MODEL_NAME": config.name, "DATA_URI": config.data_uri,
         LANGUAGE_MODEL_VARIABLE: "yes" if config.language_model else "",
         "HOME": "/tmp",  # where pip and caches may write, whatever user the pod runs as
     }
     return [{"name": name, "value": value} for name, value in plain.items() if value] + secret_variables(
         config.secret, SECRET_KEYS)
-
-
-def secret_variables(secret: str, keys: Iterable[str]) -> list[dict]:
-    """Returns a container's variables of the same names as a secret's keys; absent where the secret is."""
-    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
-            for key in keys]
 
 
 def _probe(path: str, period: int, failures: int) -> dict:

@@ -38,18 +38,20 @@ class Predictor:
         store: Keeps the pictures that could be read; None keeps nothing.
         name: The model's name in KServe's protocols.
         metrics: Counts readings and kept pictures.
+        release: What its version is called; empty for the version of the model alone.
     """
 
-    def __init__(self, reader: "Reader | None", store: UserPictures | None, name: str, metrics: Metrics):
-        self.reader, self.store = reader, store
+    def __init__(self, reader: "Reader | None", store: UserPictures | None, name: str, metrics: Metrics,
+                 release: str = ""):
+        self.reader, self.store, self.release = reader, store, release
         self.name, self.metrics = name, metrics
         if store is not None:
             store.watch = metrics.count_pictures
 
     @property
     def version(self) -> str:
-        """The version of the loaded model; empty without one."""
-        return self.reader.version if self.reader else ""
+        """The release, or the version of the loaded model; empty without one."""
+        return (self.release or self.reader.version) if self.reader else ""
 
     def loaded(self) -> "Reader":
         """Returns the model.
@@ -91,7 +93,7 @@ class Predictor:
 
 
 def create_app(reader: "Reader | None", store: UserPictures | None = None, max_bytes: int = MAX_BYTES,
-               name: str = MODEL_NAME) -> Flask:
+               name: str = MODEL_NAME, release: str = "") -> Flask:
     """Makes the application.
 
     Args:
@@ -99,13 +101,14 @@ def create_app(reader: "Reader | None", store: UserPictures | None = None, max_b
         store: Where users' pictures are kept, or None.
         max_bytes: Largest request body in bytes.
         name: The model's name in KServe's protocols.
+        release: What its version is called; empty for the version of the model alone.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_bytes
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     metrics = Metrics()
-    predictor = app.extensions["predictor"] = Predictor(reader, store, name, metrics)
+    predictor = app.extensions["predictor"] = Predictor(reader, store, name, metrics, release)
     app.add_url_rule("/predict", view_func=predict, methods=["POST"])
     app.add_url_rule("/healthz", view_func=alive)
     app.add_url_rule("/readyz", view_func=ready)
@@ -139,7 +142,9 @@ def alive() -> Response:
 
 def ready() -> Response:
     """`GET /readyz`: the model is loaded."""
-    return jsonify(ready=True, version=_predictor().loaded().version)
+    predictor = _predictor()
+    predictor.loaded()
+    return jsonify(ready=True, version=predictor.version)
 
 
 def index() -> Response:

@@ -133,7 +133,10 @@ def _model(name: str, version: str | None = None) -> "Predictor":
     predictor = _predictor()
     if name != predictor.name:
         raise Refused(404, "unknown model", f"there is no model {name!r} here, only {predictor.name!r}")
-    if version is not None and version != predictor.loaded().version:
+    if version is None:
+        return predictor
+    predictor.loaded()
+    if version != predictor.version:
         raise Refused(404, "unknown version", f"there is no version {version!r} here, only {predictor.version!r}")
     return predictor
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from handwriting.cluster import Cluster, where
 from handwriting.errors import ConfigError, DeployError
-from handwriting.inference_service import CANARY_FIELD, VERSION_VARIABLE, is_knative
+from handwriting.inference_service import CANARY_FIELD, is_knative
+from handwriting.layout import VERSION_VARIABLE
 
 log = logging.getLogger(__name__)
 

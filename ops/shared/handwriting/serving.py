@@ -17,7 +17,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
 from handwriting.errors import HandwritingError
-from handwriting.layout import LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME
+from handwriting.layout import LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME, VERSION_VARIABLE
 from handwriting.user_data import UserPictures
 
 GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests first, then waiting pictures
@@ -27,9 +27,10 @@ DRAIN = 10.0  # seconds of these for the pictures
 class Server(BaseApplication):
     """gunicorn around one model."""
 
-    def __init__(self, model: str, data_uri: str, name: str, language_model: bool, options: dict[str, Any]):
+    def __init__(self, model: str, data_uri: str, name: str, language_model: bool, release: str,
+                 options: dict[str, Any]):
         self.model, self.data_uri, self.name, self.options = model, data_uri, name, options
-        self.language_model = language_model
+        self.language_model, self.release = language_model, release
         self.pictures: UserPictures | None = None
         super().__init__()
 
@@ -57,7 +58,7 @@ class Server(BaseApplication):
         except HandwritingError as error:
             raise AppImportError(f"cannot serve {self.model}: {error}") from error
         log_to_stderr()
-        return create_app(reader, self.pictures, name=self.name)
+        return create_app(reader, self.pictures, name=self.name, release=self.release)
 
 
 def _drain(arbiter: Any, worker: Any) -> None:
@@ -75,7 +76,7 @@ def _forget(arbiter: Any, worker: Any) -> None:
 
 
 def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "", workers: int = 1,
-          threads: int = 4, name: str = MODEL_NAME, language_model: bool = False) -> None:
+          threads: int = 4, name: str = MODEL_NAME, language_model: bool = False, release: str = "") -> None:
     """Serves one model until SIGTERM or SIGINT, and ends the process.
 
     Args:
@@ -87,6 +88,7 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
         threads: Requests a process answers at the same time.
         name: The model's name in KServe's protocols.
         language_model: Read by beam search with the bundle's language model.
+        release: What answers give as the version; empty for that of the bundle.
 
     Raises:
         SystemExit: Always: 0 after a signal, not 0 when the model or the address cannot be used.
@@ -99,7 +101,7 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
         "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
     }
     with _metrics_of(workers):
-        Server(model, data_uri, name, language_model, options).run()
+        Server(model, data_uri, name, language_model, release, options).run()
 
 
 @contextmanager
@@ -131,6 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--name", default=os.environ.get("MODEL_NAME", MODEL_NAME), help="name in KServe's protocols")
     parser.add_argument("--language-model", action="store_true",
                         default=bool(os.environ.get(LANGUAGE_MODEL_VARIABLE)), help="read with the bundle's")
+    parser.add_argument("--release", default=os.environ.get(VERSION_VARIABLE, ""), help="what answers give as version")
     options = parser.parse_args(arguments)
     if not options.model:
         parser.error("give --model or set STORAGE_URI")

@@ -121,7 +121,8 @@ def write_json(store: Store, key: str, value: Any) -> None:
     store.write(key, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True).encode())
 
 
-def fetch_files(store: Store, prefix: str, last: str, folder: Path, without: str = "") -> None:
+def fetch_files(store: Store, prefix: str, last: str, folder: Path,
+                without: tuple[str, ...] = ()) -> None:
     """Copies files to a local folder under their keys, in parallel; nothing where the last one is there already.
 
     Args:
@@ -129,12 +130,11 @@ def fetch_files(store: Store, prefix: str, last: str, folder: Path, without: str
         prefix: Start of the keys to copy.
         last: Key of the file that makes the set whole; fetched last, so a copy that broke off is made again.
         folder: Where to.
-        without: Start of the keys to leave out; empty leaves out none.
+        without: Starts of the keys to leave out.
     """
     if (folder / last).exists():
         return
-    keys = [entry.key for entry in store.list(prefix)
-            if entry.key != last and not (without and entry.key.startswith(without))]
+    keys = [entry.key for entry in store.list(prefix) if entry.key != last and not entry.key.startswith(without)]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         list(pool.map(lambda key: store.download(key, folder / key), keys))
     store.download(last, folder / last)

@@ -1,8 +1,8 @@
 """The wheels that a predictor needs travel in its bundle: a pod that starts at night needs the bucket alone.
 
-`models/<version>/wheels/<target>/` is for one Python on one kind of machine. It holds the packages of the bundle's
-requirements.txt, with all they depend on, as wheels, and `requirements.txt`, the lock: exact pins with hashes, written
-last. The command of `inference_service` installs from there.
+`models/<version>/wheels/<target>/` is for one Python on one kind of machine. It holds the packages that the predictors
+of the bundle need, with all they depend on, as wheels. `code/<digest>/<target>.txt` is the lock of one predictor: exact
+pins with hashes, written last. The command of `inference_service` installs by it.
 """
 
 import email
@@ -22,14 +22,13 @@ from typing import NamedTuple, Self
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from handwriting.bundle import REQUIREMENTS
+from handwriting.bundle import REQUIREMENTS, code_folder
 from handwriting.errors import DeployError
 from handwriting.layout import WHEELS
 from handwriting.store import Store, fetch_files, join
 
 log = logging.getLogger(__name__)
 
-LOCK = "requirements.txt"
 SECONDS = 1200  # until pip must be done: about 150 MB
 GLIBC = 36  # glibc 2.36 is Debian 12's, the oldest that an image python:3.11-slim of today may stand on
 OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # that manylinux wheels exist for
@@ -49,38 +48,49 @@ class Target(NamedTuple):
         return cls("{}.{}".format(*sys.version_info), platform.machine(), sys.platform)
 
     @property
+    def name(self) -> str:
+        """What it is called in a bundle; the service's command finds the name by itself."""
+        return f"cp{self.python.replace('.', '')}-{self.system}-{self.machine}"
+
+    @property
     def folder(self) -> str:
-        """Where they lie in a bundle; the service's command finds the name by itself."""
-        return f"{WHEELS}/cp{self.python.replace('.', '')}-{self.system}-{self.machine}"
+        """Where its wheels lie in a bundle."""
+        return f"{WHEELS}/{self.name}"
+
+    def lock(self, code: str) -> str:
+        """Returns where the lock of a predictor lies in a bundle."""
+        return f"{code_folder(code)}/{self.name}.txt"
 
     def __str__(self) -> str:
         return f"Python {self.python} on {self.system} {self.machine}"
 
 
-def ensure(bundle: Store, target: Target) -> str:
-    """Completes a bundle with the wheels of its predictor; where they are there already, nothing is downloaded.
+def ensure(bundle: Store, code: str, target: Target) -> str:
+    """Completes a bundle with the wheels of a predictor; where they are there already, nothing is downloaded.
 
     Args:
         bundle: The bundle, `open_store("<models>/<version>")`.
+        code: Digest of the predictor's code, which is in the bundle.
         target: What the predictor's image has.
 
     Returns:
         The URI of their folder.
 
     Raises:
-        MissingError: There is no bundle.
+        MissingError: The bundle has no such code.
         DeployError: pip cannot get them.
     """
-    lock = f"{target.folder}/{LOCK}"
+    lock = target.lock(code)
     if not bundle.exists(lock):
-        requirements = bundle.read(REQUIREMENTS).decode().split()
+        requirements = bundle.read(f"{code_folder(code)}/{REQUIREMENTS}").decode().split()
         began = time.monotonic()
         with TemporaryDirectory(prefix="wheels-") as scratch:
             log.info("downloading the predictor's wheels for %s", target)
             wheels = _collect(requirements, target, Path(scratch))
             downloaded = time.monotonic()
             for wheel in wheels:  # one by one: boto3 itself sends the parts of large files in parallel
-                bundle.upload(wheel, f"{target.folder}/{wheel.name}")
+                if not bundle.exists(f"{target.folder}/{wheel.name}"):  # another lock may name its hash
+                    bundle.upload(wheel, f"{target.folder}/{wheel.name}")
             # last: a crash leaves no half set, and of two steps that do the same either one's lock finds its wheels
             bundle.write(lock, _lock(wheels).encode())
             log.info("%d wheels, %.0f MB: downloaded in %.1f s, uploaded in %.1f s", len(wheels),
@@ -89,15 +99,17 @@ def ensure(bundle: Store, target: Target) -> str:
     return join(bundle.root, target.folder)
 
 
-def fetch(bundle: Store, folder: Path, target: Target) -> None:
-    """Adds the wheels of a bundle to its local copy, as KServe's storage initializer does.
+def fetch(bundle: Store, folder: Path, code: str, target: Target) -> None:
+    """Adds a predictor and its wheels to the local copy of a bundle, as KServe's storage initializer does.
 
     Args:
         bundle: The bundle.
         folder: Its copy, as `fetch_bundle` gives it.
+        code: Digest of the predictor's code.
         target: Which wheels.
     """
-    fetch_files(bundle, f"{target.folder}/", f"{target.folder}/{LOCK}", folder)
+    fetch_files(bundle, f"{target.folder}/", target.lock(code), folder)
+    fetch_files(bundle, f"{code_folder(code)}/", f"{code_folder(code)}/{REQUIREMENTS}", folder)
 
 
 def _lock(wheels: Sequence[Path]) -> str:
