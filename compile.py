@@ -6,6 +6,7 @@ from pathlib import Path
 from handwriting.errors import ConfigError
 from pipeline.cluster_manifests import ClusterConfig, write_cluster_files
 from pipeline.compiling import compile_pipeline
+from pipeline.handwriting_pipeline import Machine
 
 BUILD = Path(__file__).resolve().parent / "build"
 
@@ -18,13 +19,20 @@ def main() -> None:
     parser.add_argument("--pipeline-namespace", default="", help="namespace of the pipeline's pods, if another one")
     parser.add_argument("--service-account", default=ClusterConfig.service_account,
                         help="of these pods; in the profiles of a multi-user Kubeflow default-editor")
+    parser.add_argument("--train-image", default=Machine.image, help="of the train step; for GPUs one with CUDA")
+    parser.add_argument("--gpus", type=int, default=Machine.gpus, help="of the train step")
+    parser.add_argument("--train-cpu", default=Machine.cpu, help="cores that the train step asks for")
+    parser.add_argument("--train-memory", default=Machine.memory, help="memory that the train step asks for")
+    parser.add_argument("--shared-memory", default=Machine.shared_memory, help="size of its /dev/shm, such as 1Gi")
     options = parser.parse_args()
     try:
         config = ClusterConfig(options.namespace, options.pipeline_namespace, options.service_account)
+        machine = Machine(options.train_image, options.gpus, options.train_cpu, options.train_memory,
+                          options.shared_memory)
     except ConfigError as error:
         parser.error(str(error))
     pipeline = options.out / "pipeline.yaml"
-    sizes = compile_pipeline(pipeline)
+    sizes = compile_pipeline(pipeline, machine)
     cluster, secrets, service, experiment = write_cluster_files(options.out, config)
     for component, size in sizes.items():
         print(f"{component:12} {size / 1024:5.1f} KiB of source")

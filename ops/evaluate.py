@@ -39,9 +39,10 @@ def evaluate(
     from pathlib import Path
 
     from handwriting import evaluation, layout
+    from handwriting.bundle import find_champion
     from handwriting.store import join
 
-    champion = evaluation.find_champion(join(bucket, layout.MODELS))
+    champion = find_champion(join(bucket, layout.MODELS))
     result = evaluation.evaluate(model, dataset, split, language_model)
     same = champion == model
     champion_cer = 1.0

@@ -27,6 +27,7 @@ def train(
     layers: int = 2,
     dropout: float = 0.2,
     start: str = "",
+    compare: bool = False,
 ) -> str:
     """Trains a CRNN with CTC and saves the epoch with the best validation CER. Reads S3 credentials, COMET_API_KEY.
 
@@ -49,7 +50,8 @@ def train(
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped while training, 0 to below 1.
-        start: URI of a bundle to fine-tune, or of the folder of bundles (the one that serves); "" for new weights.
+        start: URI of a bundle to fine-tune, "champion" for the one that serves, if any; "" for new weights.
+        compare: With a start, also train with new weights, and keep whichever reads validation lines better.
 
     Returns:
         URI of the bundle.
@@ -67,7 +69,7 @@ def train(
     with Comet(Path(comet.path), vars(config)) as experiment:
         result = run(dataset, join(bucket, layout.MODELS), join(bucket, layout.RUNS),
                      ModelConfig(hidden=hidden, layers=layers, dropout=dropout), config, experiment.log_epoch,
-                     start=start)
+                     start=start, compare=compare)
     for name, value in result.finite_metrics().items():
         metrics.log_metric(name, value)
     Path(curves.path).write_text(training_page(result.summary(), result.epochs, result.left_out), "utf-8")

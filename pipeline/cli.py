@@ -7,10 +7,13 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +21,7 @@ import docstring_parser
 
 from handwriting import layout
 from handwriting.alphabet import VIETNAMESE
-from handwriting.errors import HandwritingError, ImageError
+from handwriting.errors import ConfigError, HandwritingError, ImageError
 from handwriting.image import ImageConfig
 from handwriting.inference_service import ServiceConfig
 from handwriting.labels import LabelConfig
@@ -28,6 +31,7 @@ from handwriting.store import join
 log = logging.getLogger("pipeline")
 
 Config = TypeVar("Config")
+TRIAL_OPTIONS = ("epochs", "weight_decay", "patience", "minutes", "seed")  # what a search takes as it is
 DEFAULT_SAMPLE_BOUND = 0.10  # CER on the held-out sample lines
 
 
@@ -55,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_pack, _add_preprocess, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve, _add_wheels,
-                _add_manifest, _add_bench, _add_run):
+                _add_manifest, _add_bench, _add_run, _add_webhook, _add_upload, _add_schedule, _add_unschedule,
+                _add_list):
         add(commands)
     return top
 
@@ -145,8 +150,10 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--out", required=True, help="where models live; this one becomes <out>/<version>")
     command.add_argument("--runs", default="", help="where checkpoints live (default: <out>/runs)")
     command.add_argument("--checkpoint-seconds", type=float, default=30.0, help="shortest time between checkpoints")
-    command.add_argument("--start", default="", help="a bundle to fine-tune, or the folder of models (the one that "
-                                                     "serves); default: new weights")
+    command.add_argument("--start", default="", help='a bundle to fine-tune, or "champion": the one that serves, if '
+                                                     "any; default: new weights")
+    command.add_argument("--compare", action="store_true",
+                         help="with --start, also train with new weights, and keep what reads better")
     command.add_argument("--reports", type=Path, help="local folder for curves.html and an offline Comet archive")
     _add_config(command, TrainConfig)
     _add_config(command, ModelConfig)
@@ -163,39 +170,46 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     runs = options.runs or join(options.out, layout.RUNS)
     if not options.reports:
         return train(options.dataset, options.out, runs, model, config,
-                     checkpoint_seconds=options.checkpoint_seconds, start=options.start).summary()
+                     checkpoint_seconds=options.checkpoint_seconds, start=options.start,
+                     compare=options.compare).summary()
     with Comet(options.reports, vars(config)) as experiment:
         run = train(options.dataset, options.out, runs, model, config, experiment.log_epoch,
-                    options.checkpoint_seconds, options.start)
+                    options.checkpoint_seconds, options.start, options.compare)
     (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs, run.left_out), "utf-8")
     return run.summary()
 
 
 def _add_tune(commands: Any) -> None:
     from handwriting.experiment import TuneConfig
-    from handwriting.hyperparameters import ModelConfig, TrainConfig
+    from handwriting.hyperparameters import TrainConfig
 
     command = _command(commands, tune_command)
     command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
-    command.add_argument("--out", default="tuning", help="where the trials' models and runs lie")
+    command.add_argument("--out", default=layout.TUNING, help="where the trials' models and runs lie")
     command.add_argument("--report", type=Path, default=Path("tuning.html"), help="page to write")
     _add_config(command, TuneConfig, ["algorithm", "trials", "failures", "stop_early"])
-    for config in (TrainConfig, ModelConfig):
-        _add_config(command, config, [field.name for field in fields(config) if not field.metadata.get("search")])
+    _add_config(command, TrainConfig, TRIAL_OPTIONS)
 
 
 def tune_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Searches better hyperparameters, trial after trial on this machine; goes on where a killed search stopped."""
-    from handwriting.experiment import TuneConfig
-    from handwriting.hyperparameters import ModelConfig, TrainConfig
-    from handwriting.trials import trial_of
-    from handwriting.tuning import tune
+    """Searches better hyperparameters, trial after trial on this machine; goes on where a killed search stopped.
 
-    trial = trial_of(options.dataset, join(options.out, layout.MODELS), join(options.out, layout.RUNS),
-                     _config(ModelConfig, options), _config(TrainConfig, options))
-    found = tune(trial, _config(TuneConfig, options, parallel=1), options.seed)
+    Each trial is the train step as Katib runs it.
+    """
+    from handwriting.experiment import TuneConfig
+    from handwriting.searches import search_here
+    from pipeline.katib import train_step
+
+    given = {name: getattr(options, name) for name in TRIAL_OPTIONS}
+    arguments = {"dataset": _absolute(options.dataset), "bucket": _absolute(options.out), **given}
+    found = search_here(train_step(), arguments, _config(TuneConfig, options, parallel=1))
     options.report.write_text(found.page, "utf-8")
     return {**found.summary(), "report": str(options.report)}
+
+
+def _absolute(uri: str) -> str:
+    """Returns a URI as it is, and a local folder by its whole path: a trial runs in a folder of its own."""
+    return uri if uri.startswith("s3://") else str(Path(uri).resolve())
 
 
 def _add_language_model_option(command: argparse.ArgumentParser) -> None:
@@ -356,3 +370,136 @@ def run_command(options: argparse.Namespace) -> Mapping[str, Any]:
         if not options.once:
             run.wait()
     return result
+
+
+def _add_webhook(commands: Any) -> None:
+    from pipeline.new_labels import StartConfig
+
+    command = _command(commands, webhook_command)
+    command.add_argument("--project", type=int, required=True, help="number of the project")
+    command.add_argument("--bucket", required=True, help="s3:// bucket that the runs get")
+    command.add_argument("--label-studio-url", default=os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080"),
+                         help="address, as the runs see it; with LABEL_STUDIO_TOKEN labels that no event told of count")
+    _add_config(command, StartConfig)
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
+    command.add_argument("--kfp-host", default="", help="address of Kubeflow Pipelines (default: as kfp finds it)")
+    command.add_argument("--kfp-namespace", default="", help="namespace of the runs in a multi-user Kubeflow")
+    command.add_argument("--run-command", default="", help="a run is this command on this machine, not Kubeflow's")
+    command.add_argument("--state", default="", help="s3:// URI or folder of the count (default: <bucket>/webhook)")
+    command.add_argument("--register", default="", metavar="URL", help="let Label Studio send its events to this "
+                                                                       "address of mine, .../webhook")
+    command.add_argument("--poll", type=float, default=15.0, help="seconds between two looks at clock and run")
+    command.add_argument("--host", default="0.0.0.0")
+    command.add_argument("--port", type=int, default=8080)
+
+
+def webhook_command(options: argparse.Namespace) -> None:
+    """Starts a run after some new labels, or after some minutes without another one; serves until Ctrl-C.
+
+    Label Studio's events come to POST /webhook with the secret of HANDWRITING_WEBHOOK_SECRET. GET /status tells the
+    count.
+    """
+    from handwriting import label_studio
+    from handwriting.store import open_store
+    from pipeline import webhook
+    from pipeline.label_events import labels_since
+    from pipeline.labelling import ensure_webhook
+    from pipeline.new_labels import NewLabels, StartConfig
+    from pipeline.run_starter import RunStarter
+
+    secret, config = webhook.secret_from_environment(), _config(StartConfig, options)
+    store = open_store(options.state or join(options.bucket, webhook.FOLDER))
+    runs, look_up = _runs(options, store), None
+    if options.register or os.environ.get(label_studio.TOKEN_VARIABLE):
+        client = label_studio.from_environment(options.label_studio_url)
+        look_up = partial(labels_since, client, options.project)
+    if options.register:
+        ensure_webhook(client, options.project, options.register, secret)
+    webhook.serve(lambda: RunStarter(NewLabels(store, options.project, time.time), runs, config, look_up, options.poll),
+                  secret, store, options.host, options.port)
+
+
+def _runs(options: argparse.Namespace, store: Any) -> Any:
+    from handwriting.store import LocalStore
+    from pipeline.label_runs import KfpRuns, LocalRuns
+
+    if not options.run_command:
+        from pipeline.arguments import typed
+        from pipeline.client import connect
+
+        given = typed(options.set)
+        return KfpRuns(partial(connect, options.kfp_host, options.kfp_namespace), {
+            "label_studio_url": options.label_studio_url, "project": options.project, "bucket": options.bucket} | given)
+    if not isinstance(store, LocalStore):
+        raise ConfigError(f"--run-command starts runs on this machine: give a folder here as --state, not {store.root}")
+    return LocalRuns(shlex.split(options.run_command), store.folder / "runs", {
+        "LABEL_STUDIO_URL": options.label_studio_url, "LABEL_STUDIO_PROJECT": str(options.project),
+        "HANDWRITING_BUCKET": options.bucket})
+
+
+def _add_server_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="", help="address of Kubeflow Pipelines; the token comes from KFP_TOKEN "
+                                                    "(default: KF_PIPELINES_ENDPOINT, this cluster, or kubectl's)")
+    command.add_argument("--namespace", default="", help="namespace of the runs in a multi-user Kubeflow")
+
+
+def _add_upload(commands: Any) -> None:
+    _add_server_options(_command(commands, upload_command))
+
+
+def upload_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Uploads this checkout's pipeline as a version named by git revision; one that is there stays as it is."""
+    from pipeline.client import connect
+    from pipeline.versions import upload
+
+    return upload(connect(options.host, options.namespace))._asdict()
+
+
+def _add_schedule(commands: Any) -> None:
+    command = _command(commands, schedule_command)
+    when = command.add_mutually_exclusive_group(required=True)
+    when.add_argument("--cron", default="", help='six fields, seconds first, UTC: "0 0 3 * * 1" is Mondays at 03:00')
+    when.add_argument("--every", default="", help="interval: 30m, 6h, 1d")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
+    _add_server_options(command)
+
+
+def schedule_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Creates the recurring run of this checkout's pipeline, or updates it; uploads the pipeline first.
+
+    One run at a time, and no catching up on times that were missed.
+    """
+    from pipeline.arguments import typed
+    from pipeline.client import connect
+    from pipeline.schedules import schedule
+    from pipeline.triggers import Trigger, every
+    from pipeline.versions import upload
+
+    trigger = every(options.every) if options.every else Trigger(cron=options.cron)
+    arguments = typed(options.set)
+    client = connect(options.host, options.namespace)
+    return schedule(client, trigger, arguments, upload(client))
+
+
+def _add_unschedule(commands: Any) -> None:
+    _add_server_options(_command(commands, unschedule_command))
+
+
+def unschedule_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Deletes the recurring run of the pipeline; a run that is under way goes on."""
+    from pipeline.client import connect
+    from pipeline.schedules import unschedule
+
+    return {"deleted": unschedule(connect(options.host, options.namespace))}
+
+
+def _add_list(commands: Any) -> None:
+    _add_server_options(_command(commands, list_command))
+
+
+def list_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Lists the recurring runs: name, trigger, enabled, next and last time, version of the pipeline."""
+    from pipeline.client import connect
+    from pipeline.schedules import listed
+
+    return {"schedules": listed(connect(options.host, options.namespace))}

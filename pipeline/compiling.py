@@ -5,18 +5,19 @@ from pathlib import Path
 import yaml
 from kfp import compiler
 
-from pipeline.handwriting_pipeline import handwriting_pipeline
+from pipeline.handwriting_pipeline import Machine, make_pipeline
 
 LARGEST_SOURCE = 56 * 1024
 """Bytes of one component's source: Linux takes 128 KiB for one argument, and the workflow object, which holds several
 copies of each, 1 MiB."""
 
 
-def compile_pipeline(path: Path) -> dict[str, int]:
+def compile_pipeline(path: Path, machine: Machine = Machine()) -> dict[str, int]:
     """Writes the pipeline spec.
 
     Args:
         path: The YAML file to write; its folder is made.
+        machine: What the train step runs on.
 
     Returns:
         Bytes of source by component.
@@ -25,7 +26,7 @@ def compile_pipeline(path: Path) -> dict[str, int]:
         ValueError: A component is larger than LARGEST_SOURCE.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(handwriting_pipeline, str(path))
+    compiler.Compiler().compile(make_pipeline(machine), str(path))
     sizes = source_sizes(path.read_text("utf-8"))
     large = {name: size for name, size in sizes.items() if size > LARGEST_SOURCE}
     if large:

@@ -14,6 +14,7 @@ from handwriting.errors import LabelStudioError
 from handwriting.label_studio import LabelStudio
 from handwriting.labels import LabelConfig
 from handwriting.store import join, split_s3
+from pipeline.label_events import ACTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,34 @@ def import_labels(client: LabelStudio, project: int, data_uri: str, labels: Mapp
     counts = Imported(added=len(fresh) + len(bare), kept=len(tasks) - len(bare))
     logger.info("project %d: %d labels added, %d kept, in %.1f s", project, *counts, time.monotonic() - started)
     return counts
+
+
+def ensure_webhook(client: LabelStudio, project: int, url: str, secret: str) -> int:
+    """Makes Label Studio tell a receiver of each annotation in a project; renews the webhook with this URL.
+
+    Args:
+        client: The server.
+        project: Number of the project.
+        url: The receiver's address, as Label Studio sees it.
+        secret: What the receiver wants to hear; whoever may see the project's webhooks can read it there.
+
+    Returns:
+        The webhook's number.
+
+    Raises:
+        LabelStudioError: The server refuses the address, or the project does not exist.
+    """
+    client.check(project)
+    settings = {"project": project, "url": url, "headers": {"Authorization": f"Bearer {secret}"}, "is_active": True,
+                "send_payload": True, "send_for_all_actions": False, "actions": list(ACTIONS)}
+    known = [one["id"] for one in client.json("GET", f"/api/webhooks/?project={project}") if one["url"] == url]
+    try:
+        if known:
+            return int(client.json("PATCH", f"/api/webhooks/{known[0]}/", json=settings)["id"])
+        return int(client.json("POST", "/api/webhooks/", json=settings)["id"])
+    except LabelStudioError as error:
+        raise LabelStudioError(f"Label Studio takes no webhook to {url}: {error}; a private address needs "
+                               "SSRF_PROTECTION_ENABLED=false there") from None
 
 
 def _result(text: str, config: LabelConfig) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from fake_cluster import FakeCluster, kubeconfig
+from fake_kfp import FakeKfp, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -201,3 +202,23 @@ def cluster(tmp_path, monkeypatch) -> Iterator[FakeCluster]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def no_kfp(tmp_path, monkeypatch) -> None:
+    """None of the machine's own settings of Kubeflow Pipelines: variables, kfp's file of them, a cluster."""
+    import kfp
+    from kubernetes.config import kube_config
+
+    for name in ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "KFP_TOKEN", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+
+
+@pytest.fixture
+def kfp_server(no_kfp) -> Iterator[FakeKfp]:
+    """A Kubeflow Pipelines that plays runs."""
+    with serving(FakeKfp()) as server:
+        yield server

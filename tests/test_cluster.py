@@ -67,9 +67,9 @@ def test_apply_gives_up_when_others_never_stop(cluster):
 
 
 @pytest.mark.parametrize(("method", "status", "said"), [
-    ("GET", 403, "the Role of build/cluster.yaml in the namespace kubeflow-user"),
-    ("POST", 403, "get, create and update on inferenceservices.serving.kserve.io"), ("GET", 401, "renew them"),
-    ("POST", 404, "KServe itself"), ("POST", 422, "the server's words")])
+    ("GET", 403, "the Roles of build/cluster.yaml in the namespace kubeflow-user"),
+    ("POST", 403, "the Roles of build/cluster.yaml in the namespace kubeflow-user"), ("GET", 401, "renew them"),
+    ("POST", 404, "the controller of such objects, is not there"), ("POST", 422, "the server's words")])
 def test_a_refusal_says_what_to_do(cluster, method, status, said):
     cluster.answers[method] = [(status, "the server's words")]
     with pytest.raises(DeployError) as caught:

@@ -7,12 +7,15 @@ import shlex
 import pytest
 import yaml
 
+from handwriting import katib
 from handwriting.cluster import Cluster
-from handwriting.errors import ConfigError
+from handwriting.errors import ConfigError, DataError
+from handwriting.experiment import TuneConfig, experiment
 from handwriting.inference_service import ServiceConfig, manifest
 from pipeline.cluster_manifests import (CLUSTER, EXPERIMENT, FILL_IN, RULES, SECRETS_FILE, SERVICE, ClusterConfig,
                                         write_cluster_files)
 from pipeline.handwriting_pipeline import S3_SECRET, SECRETS
+from pipeline.katib import train_step
 from ops.train import train
 
 LINE = re.compile(r"(GET|POST|PUT) /apis?/(?:(\S+)/)?v1(?:beta1)?/namespaces/[^/]+/([^/]+)(/.+)?")
@@ -45,13 +48,15 @@ def test_the_objects_are_those_a_cluster_needs(files):
                         "Experiment": "kubeflow.org/v1beta1"}
 
 
-def test_the_role_allows_what_the_deploy_step_calls_and_no_more(cluster):
+def test_the_role_allows_what_deploy_and_tune_steps_call_and_no_more(cluster):
     service = manifest("s3://b/models/v1", "v1", ServiceConfig())
     with Cluster.connect() as connected:
         connected.apply(service)
         connected.apply(manifest("s3://b/models/v2", "v2", ServiceConfig()))
         connected.deployment("kubeflow-user", "handwriting-predictor")
         connected.pods("kubeflow-user", "handwriting")
+        with pytest.raises(DataError, match="none of 0 trials"):
+            katib.search(connected, ended_experiment(cluster), poll=0.01)
     calls = set()
     for method, group, resource, name in (LINE.fullmatch(call).groups() for call in cluster.calls):
         verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update"}[method]
@@ -59,6 +64,16 @@ def test_the_role_allows_what_the_deploy_step_calls_and_no_more(cluster):
     allowed = {(group, resource, verb) for rule in RULES for group in rule["apiGroups"]
                for resource in rule["resources"] for verb in rule["verbs"]}
     assert calls == allowed
+
+
+def ended_experiment(cluster) -> dict:
+    """An Experiment that has ended without a trial."""
+    made = experiment("e", "kubeflow-user", train_step(), {"epochs": 1}, TuneConfig(), {})
+    ended = {"conditions": [{"type": "Succeeded", "status": "True"}]}
+    cluster.objects["/apis/kubeflow.org/v1beta1/namespaces/kubeflow-user/experiments/e"] = {**made, "status": ended}
+    cluster.objects["/apis/kubeflow.org/v1beta1/namespaces/kubeflow-user/trials"] = {"items": []}
+    cluster.script = lambda found: iter(())
+    return made
 
 
 def test_the_binding_names_the_account_and_namespace_of_the_steps(files):

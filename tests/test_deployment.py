@@ -294,7 +294,7 @@ def test_a_cluster_that_goes_away_during_the_wait_and_comes_back(cluster):
 def test_a_missing_right_on_what_is_below_names_the_role(cluster):
     cluster.answers["GET /apis/apps/v1/namespaces/kubeflow-user/deployments/handwriting-predictor"] = [
         (403, "deployments.apps is forbidden")] * 100
-    with pytest.raises(DeployError, match="403 deployments.apps is forbidden; .*Role of build/cluster.yaml"):
+    with pytest.raises(DeployError, match="403 deployments.apps is forbidden; .*Roles of build/cluster.yaml"):
         put(service("v1"))
 
 

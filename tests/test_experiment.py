@@ -117,7 +117,7 @@ def test_a_trial_is_a_job_that_katib_can_watch_and_that_names_no_secrets_value()
         assert template["metadata"][kind] == {"sidecar.istio.io/inject": "false"}
     (container,) = template["spec"]["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
-    assert container["env"][1]["valueFrom"]["secretKeyRef"] == {"name": "handwriting-s3", "key": "AWS_ACCESS_KEY_ID",
+    assert container["env"][2]["valueFrom"]["secretKeyRef"] == {"name": "handwriting-s3", "key": "AWS_ACCESS_KEY_ID",
                                                                 "optional": True}
     assert not container["command"][-1].endswith("\n")
 

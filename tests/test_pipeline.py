@@ -15,11 +15,13 @@ from conftest import ROOT
 from kfp import dsl
 
 from handwriting import layout
-from handwriting.hyperparameters import ModelConfig, TrainConfig
+from handwriting.experiment import TuneConfig
+from handwriting.hyperparameters import ModelConfig, TrainConfig, search_space
 from handwriting.inference_service import ServiceConfig
 from handwriting.labels import LabelConfig
 from handwriting.packing import PackConfig
 from handwriting.store import join, open_store, read_json
+from ops.anything_new import anything_new
 from ops.deploy import deploy
 from ops.embedding import ARCHIVE, slim
 from ops.evaluate import evaluate
@@ -27,8 +29,10 @@ from ops.packages import requirements
 from ops.preprocess import preprocess
 from ops.promote import promote
 from ops.train import train
+from ops.tune import tune
 from pipeline.compiling import LARGEST_SOURCE, compile_pipeline, source_sizes
-from pipeline.handwriting_pipeline import handwriting_pipeline
+from pipeline.handwriting_pipeline import Machine, handwriting_pipeline
+from pipeline.katib import train_step
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def test_compiling_twice_gives_the_same_bytes_in_a_bare_environment(tmp_path):
 
 def test_no_component_is_too_large(spec):
     sizes = source_sizes(spec.read_text())
-    assert set(sizes) == {"preprocess", "train", "evaluate", "promote", "deploy"}
+    assert set(sizes) == {"preprocess", "anything-new", "tune", "train", "train-2", "evaluate", "promote", "deploy"}
     assert max(sizes.values()) <= LARGEST_SOURCE
 
 
@@ -67,7 +71,8 @@ def test_each_component_names_an_image_and_pins_its_packages(spec):
     executors = next(yaml.safe_load_all(spec.read_text()))["deploymentSpec"]["executors"]
     for name, executor in executors.items():
         assert executor["container"]["image"] == "python:3.11-slim"
-        for package in requirements(name.removeprefix("exec-")):
+        extra = name.removeprefix("exec-").removesuffix("-2").replace("-", "_")
+        for package in requirements(extra):
             assert re.search(r"==\d", package) and package in str(executor["container"]["command"])
 
 
@@ -76,7 +81,8 @@ def defaults(signature):
 
 
 @pytest.mark.parametrize("step, configs", [
-    (train, [TrainConfig(), ModelConfig()]), (deploy, [ServiceConfig()]), (preprocess, [PackConfig(), LabelConfig()])])
+    (train, [TrainConfig(), ModelConfig()]), (tune, [TrainConfig(), TuneConfig()]), (deploy, [ServiceConfig()]),
+    (preprocess, [PackConfig(), LabelConfig()])])
 def test_a_step_has_the_defaults_of_what_it_calls(step, configs):
     known = {name: value for config in configs for name, value in vars(config).items()} | {"alphabet": ""}
     found = defaults(inspect.signature(step.python_func))
@@ -84,10 +90,11 @@ def test_a_step_has_the_defaults_of_what_it_calls(step, configs):
         name: value for name, value in known.items() if name in found}
 
 
-@pytest.mark.parametrize("step", [preprocess, train, evaluate, promote, deploy])
+@pytest.mark.parametrize("step", [preprocess, anything_new, tune, train, evaluate, promote, deploy])
 def test_the_pipeline_has_the_defaults_of_its_steps(step):
     pipeline = defaults(inspect.signature(handwriting_pipeline.pipeline_func))
-    found = defaults(inspect.signature(step.python_func))
+    pipeline |= {"epochs": pipeline["trial_epochs"]} if step is tune else {}
+    found = defaults(inspect.signature(step.python_func)) | ({"epochs": 20} if step is tune else {})
     assert found.items() >= {name: value for name, value in pipeline.items() if name in found}.items()
 
 
@@ -110,12 +117,31 @@ def test_secrets_are_optional_variables_and_never_parameters(spec):
     assert all(secret["optional"] for secret in train)
 
 
+def test_the_train_steps_run_on_the_machine_that_was_asked_for(spec, tmp_path):
+    compile_pipeline(tmp_path / "gpu.yaml", Machine("pytorch/pytorch:x", 2, "8", "32Gi", "1Gi"))
+    pipeline, platform = yaml.safe_load_all((tmp_path / "gpu.yaml").read_text())
+    for name in ("exec-train", "exec-train-2"):
+        container = pipeline["deploymentSpec"]["executors"][name]["container"]
+        assert container["image"] == "pytorch/pytorch:x"
+        assert container["resources"]["accelerator"] == {"resourceCount": "2", "resourceType": "nvidia.com/gpu",
+                                                         "count": "2", "type": "nvidia.com/gpu"}
+        [memory] = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]["emptyDirMounts"]
+        assert (memory["mountPath"], memory["medium"], memory["sizeLimit"]) == ("/dev/shm", "Memory", "1Gi")
+    plain = spec.read_text()
+    assert "nvidia" not in plain.replace(train_step().command[-1], "") and "/dev/shm" not in plain
+
+
+def test_a_search_gives_what_the_train_step_takes():
+    types = {int: "Integer", float: "Float"}
+    outputs = {name: output.type for name, output in tune.component_spec.outputs.items() if "@" not in output.type}
+    assert outputs == {name: types[kind] for name, (kind, _) in search_space().items()}
+
+
 RUN = """
 import json, sys
 from kfp import components, dsl, local
 local.init(local.SubprocessRunner(use_venv=sys.argv[3] == "venv"), pipeline_root=sys.argv[2])
-outputs = components.load_component_from_file(sys.argv[1])(**json.loads(sys.argv[4])).outputs
-print(json.dumps(outputs))
+components.load_component_from_file(sys.argv[1])(**json.loads(sys.argv[4]))
 """
 
 
@@ -130,26 +156,38 @@ def run_spec(spec, root, arguments, runner):
     command = [sys.executable, "-c", RUN, str(spec), str(root), runner, json.dumps(arguments)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=root.parent, timeout=900)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-3000:]
-    return json.loads(result.stdout.splitlines()[-1])
+    return result.stdout + result.stderr
 
 
 @pytest.mark.slow
 def test_the_compiled_spec_runs_in_fresh_environments_and_its_second_run_changes_nothing(spec, arguments, tmp_path):
     """Each step installs its own packages_to_install into a new virtual environment: they must suffice."""
-    first = run_spec(spec, tmp_path / "root", arguments, "venv")
+    run_spec(spec, tmp_path / "root", arguments, "venv")
     models = open_store(join(arguments["bucket"], layout.MODELS))
     current = read_json(models, "current.json")
-    assert first["model"] == join(models.root, current["id"])
     container = current["manifest"]["spec"]["predictor"]["containers"][0]
     assert container["name"] == "kserve-container"
-    assert {"name": "STORAGE_URI", "value": f"{first['model']}/"} in container["env"]
-    assert any(entry.key.endswith("/wheels/cp311-linux-x86_64/requirements.txt") for entry in models.list())
+    assert {"name": "STORAGE_URI", "value": f"{models.root}/{current['id']}/"} in container["env"]
+    assert any(re.search(r"/code/\w+/cp311-linux-x86_64.txt$", entry.key) for entry in models.list())
 
     before = {entry.key: entry.tag for entry in open_store(arguments["bucket"]).list()}
-    second = run_spec(spec, tmp_path / "root", arguments, "here")
-    after = {entry.key: entry.tag for entry in open_store(arguments["bucket"]).list()}
-    assert second["model"] == first["model"]
-    assert after == before
+    log = run_spec(spec, tmp_path / "root", arguments, "here")
+    assert "nothing new, nothing done" in log and "Task 'train" not in re.sub(r"\x1b\[\d+m", "", log)
+    assert before == {entry.key: entry.tag for entry in open_store(arguments["bucket"]).list()}
+
+
+@pytest.mark.slow
+def test_a_run_that_tunes_trains_with_the_best_and_serves_it(spec, arguments, tmp_path):
+    run_spec(spec, tmp_path / "root", {**arguments, "tune": True, "katib": False, "trials": 2, "trial_epochs": 1,
+                                       "algorithm": "random"}, "here")
+    bucket = open_store(arguments["bucket"])
+    keys = {entry.key for entry in bucket.list()}
+    assert sum(bool(re.fullmatch(r"tuning/models/\w+/config\.json", key)) for key in keys) == 2
+    current = read_json(bucket, "models/current.json")["id"]
+    tried = [read_json(bucket, key) for key in keys if re.fullmatch(r"tuning/models/\w+/config\.json", key)]
+    found = read_json(bucket, f"models/{current}/config.json")
+    assert found["model"] in [config["model"] for config in tried]
+    assert [key for key in keys if re.fullmatch(r"models/\w+/config\.json", key)] == [f"models/{current}/config.json"]
 
 
 def test_a_step_that_fails_says_what_to_do(spec, arguments, tmp_path):

@@ -1,11 +1,14 @@
 """The README says what is there."""
 
+import ast
+import importlib
 import inspect
 import re
 import shlex
 
 from conftest import ROOT
 
+from pipeline.arguments import checked
 from pipeline.cli import parser
 from pipeline.handwriting_pipeline import handwriting_pipeline
 
@@ -39,3 +42,17 @@ def test_the_commands_parse():
 def test_make_knows_the_targets_the_readme_names():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make (\w+)", README.partition("## On Kubeflow")[0])) - {"run"} <= targets
+
+
+def test_the_lines_for_a_notebook_call_what_there_is():
+    """Every function by its name, with arguments that it takes, and parameters that the pipeline has."""
+    [lines] = re.findall(r"```python\n(.*?)```", README.partition("### From a notebook")[2], re.DOTALL)
+    tree = ast.parse(lines)
+    named = {alias.name: importlib.import_module(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)
+             for alias in node.names}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert {call.func.id for call in calls} == set(named)
+    for call in calls:
+        inspect.signature(getattr(named[call.func.id], call.func.id)).bind(*call.args)
+    [given] = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    checked(ast.literal_eval(given))

@@ -4,10 +4,9 @@ import math
 
 import pytest
 
-from handwriting.errors import ConfigError, DataError, HandwritingError
+from handwriting.errors import DataError, HandwritingError
 from handwriting.experiment import ALGORITHMS, TuneConfig
-from handwriting.hyperparameters import ModelConfig, TrainConfig, search_space
-from handwriting.trials import trial_of, with_values
+from handwriting.hyperparameters import search_space
 from handwriting.tuning import SAMPLERS, tune
 
 
@@ -74,22 +73,5 @@ def test_the_page_shows_best_values_plots_and_all_trials_and_loads_nothing():
     assert '<script src="http' not in found.page
 
 
-def test_a_search_trains_readers_and_finds_them_again(small_dataset, tmp_path):
-    model, config = ModelConfig(channels=(8, 16, 24, 32)), TrainConfig(epochs=1)
-    trial = trial_of(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), model, config)
-    first = tune(trial, TuneConfig(trials=2, parallel=1, stop_early=False))
-    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
-    again = tune(trial, TuneConfig(trials=2, parallel=1, stop_early=False))
-    assert len(runs) == 2 and [t.cer for t in first.trials] == [t.cer for t in again.trials]
-    assert runs == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
-
-
 def test_katib_and_this_machine_know_the_same_algorithms():
     assert set(SAMPLERS) == set(ALGORITHMS)
-
-
-def test_values_go_where_they_belong():
-    model, config = with_values(ModelConfig(), TrainConfig(), {"hidden": 64.0, "batch": 16, "learning_rate": 2e-3})
-    assert (model.hidden, config.batch, config.learning_rate) == (64, 16, 2e-3) and type(model.hidden) is int
-    with pytest.raises(ConfigError, match="no hyperparameters are named depth; there are channels, "):
-        with_values(ModelConfig(), TrainConfig(), {"depth": 3})

@@ -13,6 +13,7 @@
 | wheels/<target>/ | the packages themselves |
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from handwriting.errors import DataError
 from handwriting.image import ImageConfig
 from handwriting.layout import CODE, WHEELS
 from handwriting.store import Store, fetch_files, join, open_store, read_json
+
+log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, ONNX, METRICS, REQUIREMENTS = ("config.json", "model.safetensors", "model.onnx", "metrics.json",
                                                 "requirements.txt")
@@ -49,6 +52,18 @@ def code_folder(digest: str) -> str:
 def find_bundle(uri: str) -> str:
     """Returns the URI of a bundle, or of the one that serves or came last where `uri` is the root of models."""
     return resolve(uri, CONFIG, (CURRENT, LATEST))
+
+
+def find_champion(models_uri: str) -> str:
+    """Returns the URI of the bundle that serves by `models/current.json`, or "" where none does or it is gone."""
+    store = open_store(models_uri)
+    if not store.exists(CURRENT):
+        return ""
+    version = read_json(store, CURRENT)["id"]
+    if not store.exists(f"{version}/{CONFIG}"):
+        log.warning("%s names %s, which is not there; going on without a champion", join(models_uri, CURRENT), version)
+        return ""
+    return join(store.root, version)
 
 
 def read_config(store: Store) -> BundleConfig:

@@ -1,4 +1,4 @@
-"""The cluster's API, as far as deploying needs it: InferenceServices are read and written, what they own is read.
+"""The cluster's API, as far as we need it: InferenceServices are read and written, other objects made and read.
 
 It talks through the bare `kubernetes` client: kserve's own wraps every error in RuntimeError, its patch leaves stale
 fields behind, its watch returns without a word on time-out, and it takes twice as long to install.
@@ -63,15 +63,15 @@ class Cluster:
 
     def service(self, namespace: str, name: str) -> dict | None:
         """Returns an InferenceService, None where there is none."""
-        return self._get(f"{_services(namespace)}/{name}")
+        return self.get(f"{_services(namespace)}/{name}")
 
     def deployment(self, namespace: str, name: str) -> dict | None:
         """Returns a Deployment, None where there is none."""
-        return self._get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+        return self.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
 
     def pods(self, namespace: str, service: str) -> list[dict]:
         """Returns the pods of an InferenceService."""
-        found = self._get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{SELECTOR}={service}")
+        found = self.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{SELECTOR}={service}")
         return (found or {}).get("items", [])
 
     def apply(self, manifest: dict) -> bool:
@@ -105,7 +105,12 @@ class Cluster:
             return False
         return True
 
-    def _get(self, path: str, **query: str) -> dict | None:
+    def get(self, path: str, **query: str) -> dict | None:
+        """Returns the object or list at a path, None where there is none.
+
+        Raises:
+            DeployError: The cluster refuses it or cannot be reached.
+        """
         from kubernetes.client import ApiException
 
         try:
@@ -113,8 +118,23 @@ class Cluster:
         except ApiException as error:
             if error.status == 404:
                 return None
-            parts = path.split("/")
-            raise _explain(error, path, parts[parts.index("namespaces") + 1]) from error
+            raise _explain(error, path, _namespace_of(path)) from error
+
+    def create(self, path: str, body: dict) -> bool:
+        """Makes an object in the list at a path; False where one of that name is there already.
+
+        Raises:
+            DeployError: The cluster refuses it or cannot be reached.
+        """
+        from kubernetes.client import ApiException
+
+        try:
+            self._call("POST", path, body)
+        except ApiException as error:
+            if error.status == 409:
+                return False
+            raise _explain(error, path, _namespace_of(path)) from error
+        return True
 
     def _call(self, method: str, path: str, body: dict | None = None, query: dict[str, str] | None = None) -> Any:
         """One call; an API server that is away for a while is waited for.
@@ -148,6 +168,11 @@ class Cluster:
 def where(manifest: dict) -> str:
     """Names an InferenceService in messages."""
     return f"InferenceService {manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
+
+
+def _namespace_of(path: str) -> str:
+    parts = path.split("/")
+    return parts[parts.index("namespaces") + 1]
 
 
 def _services(namespace: str) -> str:
@@ -185,9 +210,9 @@ def _explain(error: Any, place: str, namespace: str) -> DeployError:
     """Turns an ApiException into what the user can do about it."""
     advice = {
         401: "the cluster does not accept these credentials; renew them",
-        403: f"give the step's service account the Role of build/cluster.yaml in the namespace {namespace}: "
-             f"get, create and update on {PLURAL}.{GROUP}, get on deployments.apps, list on pods",
-        404: f"the namespace {namespace} or KServe itself is not there; create the one or install the other",
+        403: f"give the step's service account the Roles of build/cluster.yaml in the namespace {namespace}",
+        404: f"the namespace {namespace}, or the controller of such objects, is not there; create the one or install "
+             "the other",
     }.get(error.status, "correct the parameters, or look at KServe's controller")
     message = _message(error)
     if re.search("deployment ?mode", message, re.IGNORECASE):

@@ -43,3 +43,11 @@ class ConfigError(HandwritingError):
 
 class DeployError(HandwritingError):
     """The cluster refuses the InferenceService or cannot be reached."""
+
+
+class TuneError(HandwritingError):
+    """A search for hyperparameters failed."""
+
+
+class PipelineError(HandwritingError):
+    """Kubeflow Pipelines cannot be reached or refuses a request, or a run did not succeed."""

@@ -9,12 +9,11 @@ from typing import NamedTuple
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
-from handwriting.bundle import CONFIG, CURRENT, check_image
+from handwriting.bundle import check_image
 from handwriting.dataset import Dataset, Line
 from handwriting.metrics import Scores, confusions, score
 from handwriting.reader import Reader
 from handwriting.report import evaluation_page
-from handwriting.store import join, open_store, read_json
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +61,3 @@ def _report(dataset: Dataset, lines: Sequence[Line], readings: Sequence[str], sc
              if line.text != reading]
     return evaluation_page({"model": model, "dataset": dataset.uri, **scores.as_dict()}, worst,
                            confusions([line.text for line in lines], readings))
-
-
-def find_champion(models_uri: str) -> str:
-    """Returns the URI of the bundle that serves by `models/current.json`, or "" where none does or it is gone."""
-    store = open_store(models_uri)
-    if not store.exists(CURRENT):
-        return ""
-    version = read_json(store, CURRENT)["id"]
-    if not store.exists(f"{version}/{CONFIG}"):
-        log.warning("%s names %s, which is not there; going on without a champion", join(models_uri, CURRENT), version)
-        return ""
-    return join(store.root, version)

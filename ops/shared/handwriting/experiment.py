@@ -123,17 +123,27 @@ def trial_line(step: Step, arguments: Mapping[str, Any], searched: Sequence[str]
         arguments: Of the component.
         searched: Arguments that Katib fills in.
     """
-    values = {**arguments, **{name: _placeholder(name) for name in searched}}
-    outputs = {name: {"artifacts": [{"name": name, "type": {"schemaTitle": title, "schemaVersion": "0.0.1"},
-                                     "uri": f"{SCRATCH}/{name}", "metadata": {}}]}
-               for name, title in step.artifacts.items()}
-    executor_input = json.dumps({"inputs": {"parameterValues": values}, "outputs": {
-        "parameters": {"Output": {"outputFile": f"{SCRATCH}/Output"}}, "artifacts": outputs,
-        "outputFile": f"{SCRATCH}/executor_output.json"}})
+    line = shlex.join(trial_command(step, {**arguments, **{name: _placeholder(name) for name in searched}}, SCRATCH))
     for name in searched:  # a number, not a text
-        executor_input = executor_input.replace(json.dumps(_placeholder(name)), _placeholder(name))
-    words = [*step.command, "--executor_input", executor_input, "--function_to_execute", step.function]
-    return _kept_by_kubernetes(shlex.join(words))
+        line = line.replace(json.dumps(_placeholder(name)), _placeholder(name))
+    return _kept_by_kubernetes(line)
+
+
+def trial_command(step: Step, values: Mapping[str, Any], scratch: str) -> list[str]:
+    """Returns a component's command with its arguments as the launcher of Kubeflow Pipelines would give them.
+
+    Args:
+        step: The component.
+        values: Its arguments.
+        scratch: Local folder for its outputs.
+    """
+    outputs = {name: {"artifacts": [{"name": name, "type": {"schemaTitle": title, "schemaVersion": "0.0.1"},
+                                     "uri": f"{scratch}/{name}", "metadata": {}}]}
+               for name, title in step.artifacts.items()}
+    executor_input = json.dumps({"inputs": {"parameterValues": dict(values)}, "outputs": {
+        "parameters": {"Output": {"outputFile": f"{scratch}/Output"}}, "artifacts": outputs,
+        "outputFile": f"{scratch}/executor_output.json"}})
+    return [*step.command, "--executor_input", executor_input, "--function_to_execute", step.function]
 
 
 def _placeholder(name: str) -> str:
@@ -160,7 +170,8 @@ def _parameter(name: str, kind: type, search: Search) -> dict[str, Any]:
 
 def _job(step: Step, line: str, config: TuneConfig, secrets: Mapping[str, Sequence[str]],
          service_account: str) -> dict[str, Any]:
-    environment: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # for pip: not every pod runs as root
+    environment: list[dict[str, Any]] = [  # for pip: not every pod runs as root, nor is every Python pip's own
+        {"name": "HOME", "value": "/tmp"}, {"name": "PIP_BREAK_SYSTEM_PACKAGES", "value": "1"}]
     for secret, keys in secrets.items():
         environment += secret_variables(secret, keys)
     resources: dict[str, Any] = {"requests": {"cpu": config.cpu, "memory": config.memory}}

@@ -43,12 +43,17 @@ def training_page(summary: Mapping[str, object], epochs: Sequence[Mapping[str, f
         epochs: Loss and error rates by epoch.
         left_out: Key, label and reading of each line it left out.
     """
+    doubts = ("<h2>Left out: see whether these labels are right</h2>" + grid(("picture", "label", "reading"), left_out)
+              if left_out else "")
+    return page("Training run", table(summary) + curves(epochs) + doubts)
+
+
+def curves(epochs: Sequence[Mapping[str, float]]) -> str:
+    """Draws loss and error rates by epoch."""
     losses = chart("Loss by epoch", {"training loss": [epoch["train_loss"] for epoch in epochs]})
     rates = chart("Validation by epoch", {name: [epoch[key] for epoch in epochs] for name, key in
                                           (("CER", "val_cer"), ("WER", "val_wer"), ("exact lines", "val_exact"))})
-    doubts = ("<h2>Left out: see whether these labels are right</h2>" + grid(("picture", "label", "reading"), left_out)
-              if left_out else "")
-    return page("Training run", table(summary) + losses + rates + doubts)
+    return losses + rates
 
 
 def chart(title: str, series: Mapping[str, Sequence[float]]) -> str:

@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from handwriting import sources
 from handwriting.alphabet import Alphabet
 from handwriting.batches import LeftOut
-from handwriting.bundle import CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, read_config
+from handwriting.bundle import CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, find_champion, read_config
 from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
-from handwriting.dataset import Dataset
+from handwriting.dataset import LATEST, Dataset
 from handwriting.errors import DataError
 from handwriting.finetuning import load_start
 from handwriting.fusion import best_fusion
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 RESULT = "result.json"
 FUSION_LINES = 150  # validation lines that decide how much the language model counts
+CHAMPION = "champion"  # as `start`: the bundle that serves
 SAME = 1e-3  # log-probabilities of PyTorch and ONNX Runtime may differ by float32 rounding, no more
 
 
@@ -61,6 +62,11 @@ class Run(NamedTuple):
     trained: bool
     left_out: Sequence[LeftOut] = ()
 
+    @property
+    def cer(self) -> float:
+        """Validation CER of the epoch in the bundle."""
+        return self.epochs[self.best - 1]["val_cer"]
+
     def summary(self) -> dict[str, Any]:
         """Returns the outcome for logs, metrics and the command line."""
         return {"model": self.model, **self.epochs[self.best - 1], "epochs": len(self.epochs),
@@ -74,7 +80,7 @@ class Run(NamedTuple):
 
 def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
           on_epoch: Callable[[int, dict[str, float]], Any] = lambda number, metrics: None,
-          checkpoint_seconds: float = 30.0, start: str = "") -> Run:
+          checkpoint_seconds: float = 30.0, start: str = "", compare: bool = False) -> Run:
     """Trains a reader and writes its bundle, or finds the one that the same run wrote before.
 
     Args:
@@ -85,12 +91,29 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
         config: Schedule.
         on_epoch: Called after each epoch with its number, from 1, and its metrics.
         checkpoint_seconds: Shortest time between two checkpoints.
-        start: A bundle to fine-tune, or the root of bundles (the one that serves); empty begins with new weights.
-            One that was trained on this dataset is the result itself.
+        start: A bundle to fine-tune, the root of bundles (the one that serves or came last), or CHAMPION (the one that
+            serves in `models_uri`, if any); empty begins with new weights. One that was trained on this dataset is the
+            result itself.
+        compare: With a start, also train with new weights, and return whichever reads validation lines better.
 
     Raises:
         HandwritingError: The dataset is unusable, or a store fails.
     """
+    start = find_champion(models_uri) if start == CHAMPION else find_bundle(start) if start else ""
+    found = _train(dataset_uri, models_uri, runs_uri, model_config, config, on_epoch, checkpoint_seconds, start)
+    if not (start and compare):
+        return found
+    other = _train(dataset_uri, models_uri, runs_uri, model_config, config,
+                   lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), checkpoint_seconds, "")
+    log.info("validation CER %.4f after fine-tuning, %.4f with new weights", found.cer, other.cer)
+    better = min(found, other, key=lambda run: run.cer)
+    write_json(open_store(models_uri), LATEST, {"id": better.model.rpartition("/")[2]})
+    return better
+
+
+def _train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
+           on_epoch: Callable[[int, dict[str, float]], Any], checkpoint_seconds: float, start: str) -> Run:
+    """One training; `start` is the URI of a bundle, or empty."""
     def report(epoch: Epoch) -> None:
         print(epoch.katib_line(), flush=True)  # Katib reads standard output
         on_epoch(epoch.number, epoch.metrics())
@@ -98,7 +121,6 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         dataset = Dataset(dataset_uri, Path(scratch) / "shards")
         models = open_store(models_uri)
-        start = find_bundle(start) if start else ""
         if start and (same := _trained_on(start, dataset.manifest.id)):
             log.info("%s was trained on this very dataset: nothing to learn from it", start)
             return same

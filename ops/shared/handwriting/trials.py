@@ -1,46 +1,71 @@
-"""Training runs as a search on this machine makes them."""
+"""A trial on this machine: the very command that Katib would run, as a process that can be stopped halfway."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from handwriting.errors import ConfigError
-from handwriting.hyperparameters import ModelConfig, TrainConfig
-from handwriting.runs import train
+from handwriting.errors import DataError
+from handwriting.experiment import OBJECTIVE, Step, trial_command
+
+log = logging.getLogger(__name__)
+
+METRIC = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(?:\.\d+)?(?:[Ee][+-]?\d+)?)")  # Katib's own default filter
+TAIL = 15  # lines of a failed trial that its error tells
+
+Values = Mapping[str, float]
 
 
-def trial_of(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig,
-             config: TrainConfig) -> Callable[[Mapping[str, float], Callable[[int, float], None]], float]:
+def trial_of(step: Step, arguments: Mapping[str, Any],
+             folder: Path) -> Callable[[Values, Callable[[int, float], None]], float]:
     """Returns what a search calls for each trial: it trains with some values, and returns its best validation CER.
 
     Args:
-        dataset_uri: A dataset, or the root of datasets (its latest).
-        models_uri: Root of the trials' bundles.
-        runs_uri: Root of their checkpoints and results.
-        model_config: The numbers that are not searched.
-        config: The same.
+        step: The component that trains.
+        arguments: What does not change from trial to trial.
+        folder: Local folder for the outputs that nobody collects, overwritten by each trial.
     """
-    def trial(values: Mapping[str, float], on_epoch: Callable[[int, float], None]) -> float:
-        run = train(dataset_uri, models_uri, runs_uri, *with_values(model_config, config, values),
-                    lambda number, metrics: on_epoch(number, metrics["val_cer"]))
-        return run.epochs[run.best - 1]["val_cer"]
+    def trial(values: Values, on_epoch: Callable[[int, float], None]) -> float:
+        best = float("inf")
+        command = trial_command(step, {**arguments, **values}, str(folder))
+        with _running(command) as lines:
+            for line in lines:
+                found = dict(METRIC.findall(line))
+                if found.get(OBJECTIVE):
+                    best = min(best, float(found[OBJECTIVE]))
+                    on_epoch(int(found["epoch"]), float(found[OBJECTIVE]))
+        if best == float("inf"):
+            raise DataError(f"the trial ended without a {OBJECTIVE}; look at its log")
+        return best
 
     return trial
 
 
-def with_values(model: ModelConfig, train: TrainConfig, values: Mapping[str, float]) -> tuple[ModelConfig, TrainConfig]:
-    """Returns both configs with some of their numbers replaced.
+@contextmanager
+def _running(command: list[str]) -> Iterator[Iterator[str]]:
+    """Runs a command and gives its lines; all its processes end with the block.
 
     Raises:
-        ConfigError: Neither has a number of that name, or it is out of its range.
+        DataError: It fails; with the end of what it printed.
     """
-    known = [item.name for config in (model, train) for item in fields(config)]
-    if unknown := set(values) - set(known):
-        raise ConfigError(f"no hyperparameters are named {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    return replace(model, **_own(model, values)), replace(train, **_own(train, values))
-
-
-def _own(config: Any, values: Mapping[str, float]) -> dict[str, Any]:
-    """Returns the values that a config has a number for; whole ones come as floats from JSON and from Katib."""
-    return {item.name: type(getattr(config, item.name))(values[item.name]) for item in fields(config)
-            if item.name in values}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # its python3 is this one
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                               start_new_session=True, env={**os.environ, "PATH": path})
+    assert process.stdout is not None
+    tail: deque[str] = deque(maxlen=TAIL)
+    try:
+        yield (line for line in process.stdout if not tail.append(line))  # type: ignore[func-returns-value]
+        if status := process.wait():
+            raise DataError(f"the trial ended with status {status}; the end of its log:\n{''.join(tail).rstrip()}")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+        process.wait()

@@ -60,11 +60,15 @@ class Tuned(NamedTuple):
     trials: Sequence[Trial]
     page: str
 
-    def summary(self) -> dict[str, Any]:
-        """Returns the outcome for logs and the command line."""
+    def metrics(self) -> dict[str, float]:
+        """Returns the numbers of the outcome."""
         outcomes = [trial.outcome for trial in self.trials]
-        return {"best": dict(self.best), "val_cer": self.cer, "trials": len(outcomes),
+        return {"val_cer": self.cer, "trials": len(outcomes),
                 **{name.replace(" ", "_"): outcomes.count(name) for name in OUTCOMES.values()}}
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the outcome for the command line."""
+        return {"best": dict(self.best), **self.metrics()}
 
 
 def tune(run: Callable[[Values, Report], float], config: TuneConfig, seed: int = 0) -> Tuned:

@@ -1,0 +1,156 @@
+"""Lets Katib search on the cluster: makes the Experiment, waits with progress, and reads what its trials found.
+
+An Experiment is named by what it asks for, so a step that is started again goes on waiting for the one it made.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from handwriting.cluster import Cluster
+from handwriting.errors import TuneError
+from handwriting.experiment import GROUP, OBJECTIVE, VERSION
+from handwriting.tuning import Tuned, said, tuned
+
+log = logging.getLogger(__name__)
+
+TRIALS_OF = "katib.kubeflow.org/experiment"  # label of a trial
+STATES = {"Succeeded": TrialState.COMPLETE, "EarlyStopped": TrialState.PRUNED, "Failed": TrialState.FAIL,
+          "MetricsUnavailable": TrialState.FAIL, "Killed": TrialState.FAIL}
+POLL = 15.0  # seconds between two looks
+SHOWN = 3  # failed trials that an error tells of
+
+
+def named(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Returns an Experiment with a hash of what it asks for at the end of its name."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:8]
+    return {**manifest, "metadata": {**manifest["metadata"], "name": f"{manifest['metadata']['name']}-{digest}"}}
+
+
+def search(cluster: Cluster, manifest: dict[str, Any], poll: float = POLL) -> Tuned:
+    """Runs an Experiment to its end; one of the same name that is there already counts as this one.
+
+    Args:
+        cluster: Where.
+        manifest: The Experiment, as `named` returns it.
+        poll: Seconds between two looks.
+
+    Raises:
+        TuneError: It failed, or somebody deleted it; with the failed trials' own reasons.
+        DataError: No trial came to its end.
+        DeployError: The cluster cannot be reached or refuses it.
+    """
+    name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+    place = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}"
+    new = cluster.create(f"{place}/experiments", manifest)
+    log.info("Experiment %s/%s %s: %d trials, %d at a time", namespace, name, "begins" if new else "is there already",
+             manifest["spec"]["maxTrialCount"], manifest["spec"]["parallelTrialCount"])
+    told = ""
+    while True:
+        found = cluster.get(f"{place}/experiments/{name}")
+        if found is None:
+            raise TuneError(f"Experiment {namespace}/{name} was deleted before it came to its end; start the run again")
+        status = found.get("status", {})
+        if (text := _progress(status, manifest["spec"]["maxTrialCount"])) != told:
+            log.info("%s", text)
+            told = text
+        if ended := _ended(status):
+            break
+        time.sleep(poll)
+    trials = cluster.get(f"{place}/trials", labelSelector=f"{TRIALS_OF}={name}") or {}
+    if ended["type"] == "Failed":
+        raise TuneError(_failure(f"{namespace}/{name}", ended, trials.get("items", [])))
+    return tuned(_study(manifest, trials.get("items", [])))
+
+
+def _progress(status: Mapping[str, Any], wanted: int) -> str:
+    """Returns how far an Experiment is, and the best trial so far."""
+    counts = {word: status.get(key, 0) for word, key in (
+        ("running", "trialsRunning"), ("finished", "trialsSucceeded"), ("stopped early", "trialsEarlyStopped"),
+        ("failed", "trialsFailed"))}
+    text = f"trials: {', '.join(f'{count} {word}' for word, count in counts.items())}, of {wanted}"
+    best = status.get("currentOptimalTrial") or {}
+    cer = _metric(best)
+    if cer is None:
+        return text
+    values = ", ".join(f"{entry['name']} {entry['value']}" for entry in best.get("parameterAssignments", []))
+    return f"{text}; best so far: CER {cer:.4f} with {values}"
+
+
+def _ended(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return next((condition for condition in status.get("conditions", [])
+                 if condition["type"] in ("Succeeded", "Failed") and condition["status"] == "True"), None)
+
+
+def _failure(place: str, ended: Mapping[str, Any], trials: list[dict]) -> str:
+    """Says why an Experiment failed, with the reasons of some trials."""
+    reasons = [f"{trial['metadata']['name']} ({_said(trial)}): {_reason(_last_condition(trial))}" for trial in trials
+               if STATES.get(_last_condition(trial).get("type", "")) == TrialState.FAIL]
+    more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+    return (f"Experiment {place} failed: {_reason(ended)}; {'; '.join(reasons[:SHOWN]) or 'no trial says why'}{more}; "
+            f"look at the logs of their pods in the namespace {place.partition('/')[0]}")
+
+
+def _reason(condition: Mapping[str, Any]) -> str:
+    return f"{condition.get('reason', '')} {condition.get('message', '')}".strip()
+
+
+def _study(manifest: Mapping[str, Any], trials: list[dict]) -> optuna.Study:
+    """Returns Katib's trials as the study that a search on one machine would have made."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    space = {p["name"]: _distribution(p) for p in manifest["spec"]["parameters"]}
+    for trial in sorted(trials, key=lambda t: t["metadata"].get("creationTimestamp", "")):
+        study.add_trial(_as_optuna(trial, space))
+    return study
+
+
+def _as_optuna(trial: dict, space: Mapping[str, Any]) -> FrozenTrial:
+    values = {name: type(space[name].low)(float(value)) for name, value in _assignments(trial) if name in space}
+    state, cer = STATES.get(_last_condition(trial).get("type", ""), TrialState.FAIL), _metric(trial.get("status", {}))
+    if state == TrialState.COMPLETE and cer is None:
+        state = TrialState.FAIL
+    return create_trial(state=state, params=values, distributions={name: space[name] for name in values},
+                        value=cer if state == TrialState.COMPLETE else None,
+                        intermediate_values={0: cer} if state == TrialState.PRUNED and cer is not None else None)
+
+
+def _distribution(parameter: Mapping[str, Any]) -> Any:
+    space = parameter["feasibleSpace"]
+    if parameter["parameterType"] == "int":
+        return optuna.distributions.IntDistribution(int(space["min"]), int(space["max"]),
+                                                    step=int(space.get("step", 1)))
+    return optuna.distributions.FloatDistribution(float(space["min"]), float(space["max"]),
+                                                  log=space.get("distribution") == "logUniform")
+
+
+def _assignments(trial: dict) -> Iterator[tuple[str, str]]:
+    for entry in trial.get("spec", {}).get("parameterAssignments", []):
+        yield entry["name"], entry["value"]
+
+
+def _said(trial: dict) -> str:
+    return said({name: float(value) for name, value in _assignments(trial)})
+
+
+def _last_condition(trial: dict) -> dict:
+    """Returns the newest condition that holds; Katib keeps the earlier ones, as False."""
+    return next((condition for condition in reversed(trial.get("status", {}).get("conditions", []))
+                 if condition["status"] == "True"), {})
+
+
+def _metric(holder: Mapping[str, Any]) -> float | None:
+    """Returns the lowest CER that Katib saw of a trial, None where it saw none; its values are strings."""
+    for metric in (holder.get("observation") or {}).get("metrics", []):
+        if metric["name"] == OBJECTIVE:
+            try:
+                return float(metric["min"])
+            except ValueError:  # "unavailable"
+                return None
+    return None
