@@ -154,6 +154,7 @@ def _add_train(commands: Any) -> None:
                                                      "any; default: new weights")
     command.add_argument("--compare", action="store_true",
                          help="with --start, also train with new weights, and keep what reads better")
+    command.add_argument("--processes", type=int, default=0, help="that train together; 0 for one a GPU")
     command.add_argument("--reports", type=Path, help="local folder for curves.html and an offline Comet archive")
     _add_config(command, TrainConfig)
     _add_config(command, ModelConfig)
@@ -171,10 +172,10 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     if not options.reports:
         return train(options.dataset, options.out, runs, model, config,
                      checkpoint_seconds=options.checkpoint_seconds, start=options.start,
-                     compare=options.compare).summary()
+                     compare=options.compare, processes=options.processes).summary()
     with Comet(options.reports, vars(config)) as experiment:
         run = train(options.dataset, options.out, runs, model, config, experiment.log_epoch,
-                    options.checkpoint_seconds, options.start, options.compare)
+                    options.checkpoint_seconds, options.start, options.compare, options.processes)
     (options.reports / "curves.html").write_text(training_page(run.summary(), run.epochs, run.left_out), "utf-8")
     return run.summary()
 

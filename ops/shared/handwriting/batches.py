@@ -14,6 +14,7 @@ from handwriting.alphabet import Alphabet
 from handwriting.augment import augment
 from handwriting.ctc import frames_needed, steps
 from handwriting.dataset import Dataset, Line
+from handwriting.distributed import Group
 from handwriting.image import to_input
 from handwriting.splicing import Letters, spliced
 
@@ -52,7 +53,7 @@ class Bucket(NamedTuple):
     buffer: list[int]
 
 
-def buckets(lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[Bucket]:
+def buckets(lines: Sequence[Line], size: int, rng: np.random.Generator, group: Group = Group()) -> list[Bucket]:
     """Returns the order of one epoch.
 
     Lines are shuffled within BUFFER shards at a time, so that shards are read in sequence however many there are.
@@ -61,6 +62,7 @@ def buckets(lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[
         lines: The lines to visit, each once.
         size: Lines of a batch.
         rng: Gives the order, so that an epoch can be repeated.
+        group: Processes that share the lines; each gets as many buckets, of as many lines, as the others.
     """
     by_shard: dict[str, list[int]] = {}
     for i, line in enumerate(lines):
@@ -70,7 +72,8 @@ def buckets(lines: Sequence[Line], size: int, rng: np.random.Generator) -> list[
     found = []
     for start in range(0, len(shards), BUFFER):
         buffer = rng.permutation([i for shard in order[start:start + BUFFER] for i in shards[shard]]).tolist()
-        found += [Bucket(buffer[i:i + size * BUCKET], buffer) for i in range(0, len(buffer), size * BUCKET)]
+        own = group.equal_share(buffer)
+        found += [Bucket(own[i:i + size * BUCKET], buffer) for i in range(0, len(own), size * BUCKET)]
     return found
 
 
@@ -118,7 +121,8 @@ class TrainingLines:
         ends = np.cumsum([len(line.text) + 1 for line in self.lines])
         self.starts = np.split(starts, ends[:-1]) if len(starts) else []
 
-    def batches(self, size: int, parts: int, strength: float, seed: tuple[int, ...]) -> Iterator[list[Batch]]:
+    def batches(self, size: int, parts: int, strength: float, seed: tuple[int, ...],
+                group: Group = Group()) -> Iterator[list[Batch]]:
         """Yields the batches of one epoch, each in parts.
 
         Args:
@@ -126,6 +130,7 @@ class TrainingLines:
             parts: Parts of a batch, at most.
             strength: Of augmentation, 0 to 1.
             seed: Of the epoch.
+            group: Processes that share the lines.
         """
         def make(bucket: Bucket) -> list[list[Batch]]:
             """Batches lines of like width, as they are after all changes, so that little of a batch is padding."""
@@ -138,7 +143,7 @@ class TrainingLines:
                     for start in (order * size).tolist()]
 
         share = math.ceil(size / parts)
-        for batches in _prepared(buckets(self.lines, size, np.random.default_rng(seed)), make):
+        for batches in _prepared(buckets(self.lines, size, np.random.default_rng(seed), group), make):
             yield from batches
 
     def _changed(self, i: int, buffer: list[int], strength: float,

@@ -102,3 +102,14 @@ class CRNN(nn.Module):
             states_BTC = self.dropout(layer(states_BTC)[0])
         logits_BTK = self.head(states_BTC) + shortcut_BTK  # what each column shows, and what the context adds
         return logits_BTK.float().log_softmax(dim=2), shortcut_BTK.float().log_softmax(dim=2)
+
+
+class Heads(nn.Module):
+    """The network with both heads as its output, since DDP sees nothing but calls of a module."""
+
+    def __init__(self, model: CRNN):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.forward_with_shortcut(images_B1HW)

@@ -25,12 +25,13 @@ class Replicas(Generic[Network]):
     Args:
         model: The network; its weights are the ones that all copies use, and its buffers the ones that count.
         batch: Lines of a step, which decide how many copies are worth it.
+        most: Copies at most; None for one a core.
     """
 
-    def __init__(self, model: Network, batch: int):
+    def __init__(self, model: Network, batch: int, most: int | None = None):
         threads = torch.get_num_threads()
         on_cpu = next(model.parameters()).device.type == "cpu"
-        self.count = max(1, min(threads, batch // LEAST)) if on_cpu else 1
+        self.count = max(1, min(most or threads, threads, batch // LEAST)) if on_cpu else 1
         self.models = [model, *(_twin(model) for _ in range(self.count - 1))]
         self.pool = ThreadPoolExecutor(self.count, "replica", torch.set_num_threads, (max(1, threads // self.count),))
 

@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.distributed.elastic.multiprocessing.errors import record
 
-from handwriting import sources
+from handwriting import distributed, sources
 from handwriting.alphabet import Alphabet
 from handwriting.batches import LeftOut
 from handwriting.bundle import CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, find_champion, read_config
 from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
-from handwriting.dataset import LATEST, Dataset
+from handwriting.dataset import LATEST, MANIFEST, Dataset, read_manifest, resolve
+from handwriting.distributed import Group
 from handwriting.errors import DataError
 from handwriting.finetuning import load_start
 from handwriting.fusion import best_fusion
@@ -80,7 +82,7 @@ class Run(NamedTuple):
 
 def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
           on_epoch: Callable[[int, dict[str, float]], Any] = lambda number, metrics: None,
-          checkpoint_seconds: float = 30.0, start: str = "", compare: bool = False) -> Run:
+          checkpoint_seconds: float = 30.0, start: str = "", compare: bool = False, processes: int = 0) -> Run:
     """Trains a reader and writes its bundle, or finds the one that the same run wrote before.
 
     Args:
@@ -95,50 +97,90 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
             serves in `models_uri`, if any); empty begins with new weights. One that was trained on this dataset is the
             result itself.
         compare: With a start, also train with new weights, and return whichever reads validation lines better.
+        processes: That train together here; 0 for one a GPU.
 
     Raises:
         HandwritingError: The dataset is unusable, or a store fails.
     """
     start = find_champion(models_uri) if start == CHAMPION else find_bundle(start) if start else ""
-    found = _train(dataset_uri, models_uri, runs_uri, model_config, config, on_epoch, checkpoint_seconds, start)
+    dataset_uri = resolve(dataset_uri, MANIFEST)
+    job = Job(dataset_uri, models_uri, runs_uri, model_config, config, checkpoint_seconds, start)
+    count = processes or distributed.processes()
+    found = _train(job, on_epoch, count)
     if not (start and compare):
         return found
-    other = _train(dataset_uri, models_uri, runs_uri, model_config, config,
-                   lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), checkpoint_seconds, "")
+    other = _train(job._replace(start=""), lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), count)
     log.info("validation CER %.4f after fine-tuning, %.4f with new weights", found.cer, other.cer)
     better = min(found, other, key=lambda run: run.cer)
     write_json(open_store(models_uri), LATEST, {"id": better.model.rpartition("/")[2]})
     return better
 
 
-def _train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
-           on_epoch: Callable[[int, dict[str, float]], Any], checkpoint_seconds: float, start: str) -> Run:
-    """One training; `start` is the URI of a bundle, or empty."""
+class Job(NamedTuple):
+    """What a process must know to train: the arguments of `train`; `start` is the URI of a bundle, or empty."""
+
+    dataset: str
+    models: str
+    runs: str
+    model_config: ModelConfig
+    config: TrainConfig
+    checkpoint_seconds: float
+    start: str
+
+
+def _train(job: Job, on_epoch: Callable[[int, dict[str, float]], Any], processes: int) -> Run:
+    """One training, in this process or in several."""
+    dataset = read_manifest(open_store(job.dataset)).id
+    if job.start and (same := _trained_on(job.start, dataset)):
+        log.info("%s was trained on this very dataset: nothing to learn from it", job.start)
+        return same
+    run = open_store(join(job.runs, run_id(dataset, job.model_config, job.config, job.start)))
+    models = open_store(job.models)
+    done = _result(run, models)
+    if done:
+        log.info("already trained on this dataset with these settings: %s", done.model)
+        return done
+    if not distributed.several(processes):
+        return _learn(job, run, Group(), on_epoch)
+    distributed.launch(processes, _member, job, run.root)
+    found = _result(run, models)
+    if found is None:
+        raise DataError(f"{run.root}/{RESULT} is not there, though training ended; see the log of the first node")
+    for number, metrics in enumerate(found.epochs, 1):
+        on_epoch(number, metrics)
+    return found._replace(trained=True)
+
+
+@record
+def _member(job: Job, run: str) -> None:
+    """One of several processes that train together; the first prints and writes what all have learned."""
+    group = Group.join()
+    distributed.log_as(group)
+    _learn(job, open_store(run), group, lambda number, metrics: None)
+    group.leave()
+
+
+def _learn(job: Job, run: Store, group: Group, on_epoch: Callable[[int, dict[str, float]], Any]) -> Run:
+    """Trains, and writes the bundle and the result of the run."""
     def report(epoch: Epoch) -> None:
-        print(epoch.katib_line(), flush=True)  # Katib reads standard output
-        on_epoch(epoch.number, epoch.metrics())
+        if group.leads:
+            print(epoch.katib_line(), flush=True)  # Katib reads standard output
+            on_epoch(epoch.number, epoch.metrics())
 
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
-        dataset = Dataset(dataset_uri, Path(scratch) / "shards")
-        models = open_store(models_uri)
-        if start and (same := _trained_on(start, dataset.manifest.id)):
-            log.info("%s was trained on this very dataset: nothing to learn from it", start)
-            return same
-        run = open_store(join(runs_uri, run_id(dataset.manifest.id, model_config, config, start)))
-        done = _result(run, models)
-        if done:
-            log.info("already trained on this dataset with these settings: %s", done.model)
-            return done
-        trainer = Trainer(dataset, model_config, config, run, checkpoint_seconds)
-        if start:
-            trainer.start_from(load_start(start, model_config, dataset.manifest.image))
+        dataset = Dataset(job.dataset, Path(scratch) / "shards")
+        trainer = Trainer(dataset, job.model_config, job.config, run, job.checkpoint_seconds, group)
+        if job.start:
+            trainer.start_from(load_start(job.start, job.model_config, dataset.manifest.image))
         trained = trainer.run(report)
-        model = fit_language_model(trainer)
-        bundle = as_config(dataset.manifest.image, dataset.manifest.alphabet, model_config, config, dataset.manifest.id)
+        models = open_store(job.models)
+        if not group.leads:
+            return Run("", [], 0, 0.0, trained=True)
+        bundle = as_config(dataset.manifest.image, dataset.manifest.alphabet, job.model_config, job.config,
+                           dataset.manifest.id)
         folder = Path(scratch) / "bundle"
-        export(trained, dataset, model_config, model, folder)
-        version = write_bundle(models, folder, bundle)
-        result = _as_result(trained, version)
+        export(trained, dataset, job.model_config, fit_language_model(trainer), folder)
+        result = _as_result(trained, write_bundle(models, folder, bundle))
         write_json(run, RESULT, result)
         run.delete(CHECKPOINT)
         return _as_run(result, models, trained=True)

@@ -25,13 +25,14 @@ from handwriting.alphabet import Alphabet
 from handwriting.batches import Batch, LeftOut, TrainingLines, reading_batch, reading_groups
 from handwriting.ctc import decode_greedy
 from handwriting.dataset import Dataset, Line
+from handwriting.distributed import Group
 from handwriting.errors import DataError, StoreError
 from handwriting.finetuning import Start, fitted
 from handwriting.hardware import fast_bfloat16, keep_freed_memory
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.losses import ctc_loss, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
-from handwriting.model import CRNN
+from handwriting.model import CRNN, Heads
 from handwriting.replicas import Replicas
 from handwriting.splicing import letter_starts
 from handwriting.store import Store
@@ -92,6 +93,7 @@ class Trainer:
         config: Schedule.
         store: Where the checkpoint lives.
         checkpoint_seconds: Shortest time between two checkpoints.
+        group: Processes that train together; each step shares a batch between them.
 
     Raises:
         DataError: A split is empty, or a checkpoint is damaged.
@@ -99,11 +101,12 @@ class Trainer:
     """
 
     def __init__(self, dataset: Dataset, model_config: ModelConfig, config: TrainConfig, store: Store | None = None,
-                 checkpoint_seconds: float = 30.0):
+                 checkpoint_seconds: float = 30.0, group: Group = Group()):
         keep_freed_memory()
         cv2.setNumThreads(1)  # augmentation runs beside the network, which has the cores
         torch.manual_seed(config.seed)
         self.dataset, self.config, self.store, self.checkpoint_seconds = dataset, config, store, checkpoint_seconds
+        self.group, self.batch = group, math.ceil(config.batch / group.size)
         self.alphabet = Alphabet(dataset.manifest.alphabet)
         self.training_lines = TrainingLines(dataset, dataset.lines("train"), self.alphabet)
         self.validation_lines = dataset.lines("validation")
@@ -111,7 +114,8 @@ class Trainer:
         self.half = fast_bfloat16(self.device)
         self.model = CRNN(model_config, self.alphabet.classes, dataset.manifest.image.height).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.replicas = Replicas(self.model, config.batch)
+        self.replicas = Replicas(self.model, self.batch, most=1 if group.size > 1 else None)
+        self.together = group.wrap(Heads(self.model))
         self.average = AveragedModel(self.model, multi_avg_fn=average_, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay, fused=True)
@@ -164,13 +168,13 @@ class Trainer:
         return max(self.step / steps, self.seconds / limit if limit else 0.0)
 
     def _steps_of_epoch(self) -> int:
-        return math.ceil(len(self.training_lines.lines) / self.config.batch)
+        return math.ceil(math.ceil(len(self.training_lines.lines) / self.group.size) / self.batch)
 
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
         loss = self.train_epoch(number, began)
         scores = self.validate()
-        self.seconds = time.monotonic() - began
+        self.seconds = self.group.agree(time.monotonic() - began)
         epoch = Epoch(number, loss, scores, self.seconds)
         self.history.append(epoch)
         if self.best is epoch:
@@ -196,15 +200,16 @@ class Trainer:
             strength = self.config.augmentation * min(1.0, max(0.0, growth))
         if strength and self._progress() >= SPLICING and not self.training_lines.starts:
             self.find_letters()
-        batches = self.training_lines.batches(self.config.batch, self.replicas.count, strength,
-                                              (self.config.seed, number))
+        batches = self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
+                                              self.group)
         total, lines = 0.0, 0
         for parts in tqdm(batches, total=self._steps_of_epoch(), desc=f"epoch {number}", leave=False, disable=None):
             learned = sum(len(part.lines) for part in parts)
             total += self.train_step(parts, number) * learned
             lines += learned
             self.step += 1
-            self.seconds = time.monotonic() - began
+            if self.config.minutes:
+                self.seconds = self.group.agree(time.monotonic() - began)
             if self._progress() >= 1:  # a time limit ends within the epoch
                 break
         return total / lines
@@ -221,9 +226,10 @@ class Trainer:
         flat = self.step < self.flat_steps and self._progress() < FLAT_SHARE
 
         def loss_of(replica: int, model: CRNN, part: Batch) -> Tensor:
-            model.seed_dropout(hash((self.config.seed, self.step, replica)))
+            model.seed_dropout(hash((self.config.seed, self.step, self.group.rank * self.replicas.count + replica)))
+            heads_of = model.forward_with_shortcut if self.group.size == 1 else self.together
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                heads = model.forward_with_shortcut(self._images(part))
+                heads = heads_of(self._images(part))
             share = len(part.lines) / len(lines)
             loss, shortcut = (ctc_loss(head, part) * share for head in heads)
             losses[replica] = loss.item()
@@ -249,7 +255,7 @@ class Trainer:
                     decode_greedy(log_probs, self.alphabet).text)
 
         lines = self.training_lines
-        found = dict(self.read(lines.lines, look))
+        found = dict(self._read_together(lines.lines, look))
         doubtful = [LeftOut(line.key, line.text, reading) for line, (_, reading) in found.items()
                     if lacks_a_passage(line.text, reading)]
         if len(doubtful) <= MOST_DOUBTFUL * len(found):
@@ -260,7 +266,8 @@ class Trainer:
 
     def validate(self) -> Scores:
         """Reads the validation lines with the averaged weights, in training's own precision, and scores them."""
-        pairs = self.read(self.validation_lines, lambda line, log_probs: decode_greedy(log_probs, self.alphabet).text)
+        pairs = self._read_together(
+            self.validation_lines, lambda line, log_probs: decode_greedy(log_probs, self.alphabet).text)
         return score([line.text for line, _ in pairs], [reading for _, reading in pairs])
 
     def read(self, lines: Sequence[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
@@ -285,6 +292,11 @@ class Trainer:
 
         return [pair for group in self.replicas.map(read_group, reading_groups(lines)) for pair in group]
 
+    def _read_together(self, lines: Sequence[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
+        """Reads lines as `read` does, each process its share, and gives all of them to all."""
+        self.group.agree_on(list(self.average.buffers()))
+        return self.group.gather(self.read(self.group.share(lines), function))
+
     def _images(self, batch: Batch) -> Tensor:
         return batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
 
@@ -300,7 +312,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Writes the checkpoint: everything that the next epoch depends on."""
-        if self.store is None:
+        if self.store is None or not self.group.leads:
             return
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
