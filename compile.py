@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--service-account", default=ClusterConfig.service_account,
                         help="of these pods; in the profiles of a multi-user Kubeflow default-editor")
     parser.add_argument("--train-image", default=Machine.image, help="of the train step; for GPUs one with CUDA")
-    parser.add_argument("--gpus", type=int, default=Machine.gpus, help="of the train step")
+    parser.add_argument("--gpus", type=int, default=Machine.gpus, help="of the train step, or of each of its nodes")
+    parser.add_argument("--nodes", type=int, default=Machine.nodes,
+                        help="machines that train together, with Kubeflow Trainer")
     parser.add_argument("--train-cpu", default=Machine.cpu, help="cores that the train step asks for")
     parser.add_argument("--train-memory", default=Machine.memory, help="memory that the train step asks for")
     parser.add_argument("--shared-memory", default=Machine.shared_memory, help="size of its /dev/shm, such as 1Gi")
@@ -28,7 +30,7 @@ def main() -> None:
     try:
         config = ClusterConfig(options.namespace, options.pipeline_namespace, options.service_account)
         machine = Machine(options.train_image, options.gpus, options.train_cpu, options.train_memory,
-                          options.shared_memory)
+                          options.shared_memory, options.nodes)
     except ConfigError as error:
         parser.error(str(error))
     pipeline = options.out / "pipeline.yaml"

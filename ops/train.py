@@ -1,4 +1,7 @@
-"""Step 2: a packed dataset becomes a model bundle. Runs as a pipeline step and, unchanged, as a Katib trial."""
+"""Step 2: a packed dataset becomes a model bundle.
+
+Runs as a pipeline step and, unchanged, as a Katib trial and on each node of a TrainJob.
+"""
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Metrics, Output
@@ -28,6 +31,15 @@ def train(
     dropout: float = 0.2,
     start: str = "",
     compare: bool = False,
+    num_nodes: int = 1,
+    gpus: int = 0,
+    cpu: str = "2",
+    memory: str = "4Gi",
+    shared_memory: str = "",
+    step: dict = {},
+    secrets: dict = {},
+    namespace: str = "kubeflow-user",
+    service_account: str = "",
 ) -> str:
     """Trains a CRNN with CTC and saves the epoch with the best validation CER. Reads S3 credentials, COMET_API_KEY.
 
@@ -52,24 +64,43 @@ def train(
         dropout: Share of features dropped while training, 0 to below 1.
         start: URI of a bundle to fine-tune, "champion" for the one that serves, if any; "" for new weights.
         compare: With a start, also train with new weights, and keep whichever reads validation lines better.
+        num_nodes: With several this step does not train: it makes a TrainJob of Kubeflow Trainer, waits for its end,
+            and tells its result. All below is for that only.
+        gpus: GPUs of a node.
+        cpu: Cores that a node asks for.
+        memory: Memory that a node asks for.
+        shared_memory: Shared memory of a node; "" for 64 MiB.
+        step: This step, as a node runs it: image, command, function and artifacts.
+        secrets: Keys by Kubernetes secret: variables of the nodes where the secret is there.
+        namespace: Where the nodes are.
+        service_account: Of the nodes; "" for the namespace's default.
 
     Returns:
         URI of the bundle.
     """
+    from functools import partial
     from pathlib import Path
 
     from handwriting import layout
+    from handwriting.component import Step
     from handwriting.hyperparameters import ModelConfig, TrainConfig
     from handwriting.report import training_page
     from handwriting.runs import train as run
     from handwriting.store import join
     from handwriting.tracking import Comet
+    from handwriting.trainjob import Nodes, run_on_nodes
 
     config = TrainConfig(epochs, batch, learning_rate, weight_decay, augmentation, patience, minutes, seed)
+    elsewhere = None
+    if num_nodes > 1:
+        arguments = {**vars(config), "dataset": dataset, "bucket": bucket, "hidden": hidden, "layers": layers,
+                     "dropout": dropout, "start": start, "compare": compare}
+        elsewhere = partial(run_on_nodes, Step(**step), arguments, Nodes(num_nodes, gpus, cpu, memory, shared_memory),
+                            namespace, secrets, service_account)
     with Comet(Path(comet.path), vars(config)) as experiment:
         result = run(dataset, join(bucket, layout.MODELS), join(bucket, layout.RUNS),
                      ModelConfig(hidden=hidden, layers=layers, dropout=dropout), config, experiment.log_epoch,
-                     start=start, compare=compare)
+                     start=start, compare=compare, elsewhere=elsewhere)
     for name, value in result.finite_metrics().items():
         metrics.log_metric(name, value)
     Path(curves.path).write_text(training_page(result.summary(), result.epochs, result.left_out), "utf-8")

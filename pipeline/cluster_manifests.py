@@ -16,6 +16,8 @@ from handwriting.experiment import GROUP as KATIB
 from handwriting.experiment import TuneConfig, experiment
 from handwriting.inference_service import GROUP, PLURAL, ServiceConfig, manifest
 from handwriting.store import join
+from handwriting.trainjob import GROUP as TRAINER
+from handwriting.trainjob import PLURAL as TRAINJOBS
 from pipeline.handwriting_pipeline import COMET_SECRET, LABEL_STUDIO_SECRET, S3_SECRET, SECRETS, handwriting_pipeline
 from pipeline.katib import train_step
 
@@ -27,8 +29,9 @@ RULES = (
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
     {"apiGroups": [KATIB], "resources": ["experiments"], "verbs": ["get", "create"]},
     {"apiGroups": [KATIB], "resources": ["trials"], "verbs": ["list"]},
+    {"apiGroups": [TRAINER], "resources": [TRAINJOBS], "verbs": ["get", "create"]},
 )
-"""What `handwriting.cluster` and `handwriting.katib` ask of the API server, and no more."""
+"""What `handwriting.cluster`, `handwriting.katib` and `handwriting.trainjob` ask of the API server, and no more."""
 ROLE = "handwriting-deploy"
 FILL_IN = "FILL-IN"
 ENDPOINT, REGION = "minio-service.kubeflow:9000", "us-east-1"  # of the S3 server in Kubeflow Pipelines
@@ -83,7 +86,7 @@ def write_cluster_files(folder: Path, config: ClusterConfig) -> list[Path]:
 
 
 def cluster(config: ClusterConfig) -> list[Document]:
-    """Returns the predictor's account and the rights of the deploy and the tune step."""
+    """Returns the predictor's account and the rights of the deploy, the tune and the train step."""
     service_account = {
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": ServiceConfig.service_account, "namespace": config.namespace},
@@ -101,7 +104,7 @@ def cluster(config: ClusterConfig) -> list[Document]:
                  "The predictor's account: with the secret it names, KServe fetches the model from S3.\n"
                  "Where nodes or accounts have a cloud role, remove the secret and annotate the account instead.",
                  service_account),
-        Document("What deploy and tune steps call, and no more; pods are listed to say why one does not start.", role),
+        Document("What the steps call, and no more; pods are listed to say why one does not start.", role),
         Document(f"These steps run as {config.service_account} in {config.steps_namespace}.\n"
                  "In the profiles of a multi-user Kubeflow that is default-editor:\n"
                  "python compile.py --namespace PROFILE --service-account default-editor", binding)]

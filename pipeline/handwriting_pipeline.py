@@ -40,6 +40,7 @@ class Machine:
         cpu: Cores asked for.
         memory: Memory asked for.
         shared_memory: Size of /dev/shm, which else is 64 MiB; several processes that train together need 1Gi.
+        nodes: With several each of them has all this, and the step itself only waits for them. A trial has one.
     """
 
     image: str = BASE_IMAGE
@@ -47,13 +48,18 @@ class Machine:
     cpu: str = "2"
     memory: str = "4Gi"
     shared_memory: str = ""
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         if self.gpus < 0:
             raise ConfigError(f"{self.gpus} GPUs; give 0 or more")
+        if self.nodes < 1:
+            raise ConfigError(f"{self.nodes} nodes; give 1 or more")
 
     def take(self, task: PipelineTask) -> PipelineTask:
-        """Lets a task run on it."""
+        """Lets a task run on it; where there are several, on a plain one that waits for them."""
+        if self.nodes > 1:
+            return Machine(self.image).take(task)
         if self.image != BASE_IMAGE:
             task.set_container_image(self.image)
             task.set_env_variable("PIP_BREAK_SYSTEM_PACKAGES", "1")  # PyTorch's images have Ubuntu's Python
@@ -64,6 +70,18 @@ class Machine:
             kubernetes.empty_dir_mount(task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory",
                                        size_limit=self.shared_memory)
         return task
+
+    def as_nodes(self, namespace: Any) -> dict[str, Any]:
+        """Returns the arguments by which the train step lets several of it train; none where there is one.
+
+        Args:
+            namespace: Where they are.
+        """
+        if self.nodes == 1:
+            return {}
+        return {"num_nodes": self.nodes, "gpus": self.gpus, "cpu": self.cpu, "memory": self.memory,
+                "shared_memory": self.shared_memory, "step": asdict(train_step(self.image)),
+                "secrets": {S3_SECRET: list(SECRETS[S3_SECRET])}, "namespace": namespace}
 
 
 def _with_secrets(task: PipelineTask, *secrets: str) -> PipelineTask:
@@ -174,14 +192,16 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         with dsl.If(news.outputs["Output"] == True, name="new"):  # noqa: E712  KFP needs the comparison
             settings: dict[str, Any] = {"dataset": dataset, "bucket": bucket, "patience": patience, "minutes": minutes,
                                         "seed": seed}
+            nodes = machine.as_nodes(namespace)
             with dsl.If(tune == True, name="tune"):  # noqa: E712
                 best = _with_secrets(search(
                     **settings, step=asdict(train_step(machine.image)), secrets={S3_SECRET: list(SECRETS[S3_SECRET])},
                     epochs=trial_epochs, algorithm=algorithm, trials=trials, parallel=parallel,
                     gpus=min(1, machine.gpus), katib=katib, namespace=namespace), S3_SECRET)
-                tuned = trained(**settings, epochs=epochs, **{name: best.outputs[name] for name in search_space()})
+                tuned = trained(**settings, **nodes, epochs=epochs,
+                                **{name: best.outputs[name] for name in search_space()})
             with dsl.Else(name="as-given"):
-                given = trained(**settings, epochs=epochs, batch=batch, learning_rate=learning_rate,
+                given = trained(**settings, **nodes, epochs=epochs, batch=batch, learning_rate=learning_rate,
                                 augmentation=augmentation, hidden=hidden, layers=layers, dropout=dropout, start=start,
                                 compare=compare)
             model = dsl.OneOf(tuned.outputs["Output"], given.outputs["Output"])

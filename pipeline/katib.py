@@ -1,11 +1,11 @@
-"""The train step as Katib runs it."""
+"""The train step as Katib and Kubeflow Trainer run it."""
 
-from handwriting.experiment import Step
+from handwriting.component import Step
 from ops.train import train
 
 
 def train_step(image: str = "") -> Step:
-    """Returns what a trial needs to know of the train component: the very command that the pipeline runs.
+    """Returns what a trial or a node needs to know of the train component: the very command that the pipeline runs.
 
     Args:
         image: An image other than the component's own.

@@ -77,7 +77,7 @@ def train_epoch(items: Sequence[Item]) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        accuracies += map(_accuracy, texts, _decode(log_probs_TBK))
+        accuracies += map(_accuracy, texts, decode(log_probs_TBK))
     return float(np.mean(accuracies))
 
 
@@ -90,7 +90,7 @@ def _collate(items: Sequence[tuple[np.ndarray, str]]) -> tuple[Tensor, list[str]
     return torch.from_numpy(images).permute(0, 3, 1, 2).float(), [text for _, text in items]
 
 
-def _decode(log_probs_TBK: Tensor) -> list[str]:
+def decode(log_probs_TBK: Tensor) -> list[str]:
     readings = []
     for best in log_probs_TBK.argmax(dim=2).T.tolist():
         merged = [a for a, b in zip(best, [BLANK, *best]) if a != b]

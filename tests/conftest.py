@@ -191,14 +191,14 @@ def fake_server() -> Iterator[FakeServer]:
 @pytest.fixture
 def cluster(tmp_path, monkeypatch) -> Iterator[FakeCluster]:
     """A simulated cluster that the environment names; its outages are short."""
-    from handwriting import cluster as cluster_module
+    from handwriting import api_server
 
     server = FakeCluster()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", f"http://127.0.0.1:{server.server_port}")))
-    monkeypatch.setattr(cluster_module, "PAUSE", 0.01)
+    monkeypatch.setattr(api_server, "PAUSE", 0.01)
     yield server
     server.shutdown()
     server.server_close()

@@ -4,8 +4,8 @@ No emulator serves: kind, k3s and envtest need a container runtime or the binari
 of them runs KServe's controller, whose half-truths are what the waits are about. The API server keeps resourceVersion
 and generation, answers 404 and 409 as the real one, and holds what it is sent.
 
-Time passes by looks: at each GET of an InferenceService or an Experiment the controller takes one step of its script,
-so that no test depends on the machine's speed.
+Time passes by looks: at each GET of an InferenceService, an Experiment or a TrainJob the controller takes one step of
+its script, so that no test depends on the machine's speed.
 """
 
 import copy
@@ -72,7 +72,7 @@ class FakeCluster(ThreadingHTTPServer):
                 return 200, {"items": self.pods}
             if method == "POST" and body is not None:
                 return self._create(f"{path}/{body['metadata']['name']}", body)
-            if "/experiments/" in path:
+            if "/experiments/" in path or "/trainjobs/" in path:
                 next(self.steps, None)
             if path not in self.objects:
                 return 404, {"kind": "Status", "message": "not found"}

@@ -3,7 +3,7 @@
 import pytest
 from fake_cluster import kubeconfig
 
-from handwriting import cluster as cluster_module
+from handwriting import api_server
 from handwriting.cluster import Cluster
 from handwriting.errors import DeployError
 from handwriting.inference_service import ServiceConfig, manifest
@@ -110,7 +110,7 @@ def test_a_write_whose_answer_got_lost_is_not_done_twice(cluster):
 
 
 def test_an_api_server_that_stays_away_is_given_up(cluster, monkeypatch):
-    monkeypatch.setattr(cluster_module, "AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(api_server, "AWAY_SECONDS", 0.1)
     cluster.answers["GET"] = [(503, "no endpoints available")] * 1000
     with pytest.raises(DeployError, match="503 no endpoints available"):
         apply(service())
@@ -127,7 +127,7 @@ def test_what_is_so_already_is_not_written_whatever_defaults_the_cluster_added(c
 
 
 def test_a_cluster_that_does_not_answer_is_a_deploy_error(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster_module, "AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(api_server, "AWAY_SECONDS", 0.1)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "closed", "http://127.0.0.1:9")))
     with pytest.raises(DeployError, match="does not answer"):
         apply(service())

@@ -7,7 +7,7 @@ import shlex
 import pytest
 import yaml
 
-from handwriting import katib
+from handwriting import katib, trainjob
 from handwriting.cluster import Cluster
 from handwriting.errors import ConfigError, DataError
 from handwriting.experiment import TuneConfig, experiment
@@ -18,7 +18,7 @@ from pipeline.handwriting_pipeline import S3_SECRET, SECRETS
 from pipeline.katib import train_step
 from ops.train import train
 
-LINE = re.compile(r"(GET|POST|PUT) /apis?/(?:(\S+)/)?v1(?:beta1)?/namespaces/[^/]+/([^/]+)(/.+)?")
+LINE = re.compile(r"(GET|POST|PUT) /apis?/(?:(\S+)/)?v1(?:alpha1|beta1)?/namespaces/[^/]+/([^/]+)(/.+)?")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_objects_are_those_a_cluster_needs(files):
                         "Experiment": "kubeflow.org/v1beta1"}
 
 
-def test_the_role_allows_what_deploy_and_tune_steps_call_and_no_more(cluster):
+def test_the_role_allows_what_the_steps_call_and_no_more(cluster):
     service = manifest("s3://b/models/v1", "v1", ServiceConfig())
     with Cluster.connect() as connected:
         connected.apply(service)
@@ -57,6 +57,7 @@ def test_the_role_allows_what_deploy_and_tune_steps_call_and_no_more(cluster):
         connected.pods("kubeflow-user", "handwriting")
         with pytest.raises(DataError, match="none of 0 trials"):
             katib.search(connected, ended_experiment(cluster), poll=0.01)
+        trainjob.run(connected, ended_train_job(cluster), poll=0.01)
     calls = set()
     for method, group, resource, name in (LINE.fullmatch(call).groups() for call in cluster.calls):
         verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update"}[method]
@@ -74,6 +75,14 @@ def ended_experiment(cluster) -> dict:
     cluster.objects["/apis/kubeflow.org/v1beta1/namespaces/kubeflow-user/trials"] = {"items": []}
     cluster.script = lambda found: iter(())
     return made
+
+
+def ended_train_job(cluster) -> dict:
+    """A TrainJob that is complete at the first look."""
+    ended = {"conditions": [{"type": "Complete", "status": "True"}]}
+    path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/kubeflow-user/trainjobs/t"
+    cluster.script = lambda found: iter([found.objects[path].update(status=ended)])
+    return trainjob.train_job("t", "kubeflow-user", train_step(), {}, trainjob.Nodes(2), {})
 
 
 def test_the_binding_names_the_account_and_namespace_of_the_steps(files):

@@ -1,6 +1,12 @@
 """Several processes that train together: shares, agreement, and a run that reads as well as that of one process."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 from torch import distributed as torch_distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -9,6 +15,7 @@ from handwriting.distributed import Group, launch, processes, several
 from handwriting.errors import DataError
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.store import open_store
+from pipeline.servers import free_port
 
 SMALL = ModelConfig(channels=(8, 16, 24, 32), columns=32, hidden=16, layers=1, dropout=0.0)
 
@@ -54,6 +61,23 @@ def test_the_launcher_of_a_node_says_how_many_processes(monkeypatch):
     monkeypatch.setenv("PET_NPROC_PER_NODE", "4")
     monkeypatch.setenv("PET_NNODES", "2")
     assert processes() == 4 and several(1)
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_model(small_dataset, tmp_path):
+    """As Kubeflow Trainer starts them, but both on this machine."""
+    command = [sys.executable, "-m", "pipeline", "train", "--dataset", small_dataset, "--out", str(tmp_path / "models"),
+               "--epochs", "2", "--hidden", "16", "--layers", "1"]
+    together = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1",
+                "PET_MASTER_PORT": str(free_port())}
+    nodes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={
+        **os.environ, **together, "PET_NODE_RANK": str(rank), "PYTHONPATH": str(ROOT / "ops" / "shared")})
+        for rank in (0, 1)]
+    outputs = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    first, second = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
+    assert first["model"] == second["model"] and first["epochs"] == 2
+    assert sum(" epoch=" in line for output, _ in outputs for line in output.splitlines()) == 2  # the first one's
 
 
 @pytest.mark.slow

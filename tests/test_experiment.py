@@ -5,12 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from handwriting.component import Step
 from handwriting.errors import ConfigError
-from handwriting.experiment import CONTAINER, OBJECTIVE, Step, TuneConfig, experiment
+from handwriting.experiment import CONTAINER, OBJECTIVE, TuneConfig, experiment
 from handwriting.hyperparameters import search_space
+from handwriting.trials import METRIC
+from pipeline.katib import train_step
 
 SECRETS = {"handwriting-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 AWKWARD = "it's \"quoted\" `touch backtick` $HOME $(HOME) $$ $$(HOME) ${HOME} \\ \\n %s ; & | > * é 漢"
@@ -56,8 +60,9 @@ def run_as_katib(manifest, values, folder):
     words = [*container["command"][2:], f"1>{folder}/metrics.log 2>&1"]
     words += ["||", stopped] if "earlyStopping" in manifest["spec"] else []
     line = " ".join([*words, "&&", f"echo completed > {folder}/$$$$.pid"])
-    done = subprocess.run(["sh", "-c", expanded(line)], cwd=folder, env={"PATH": os.environ["PATH"], "HOME": "wrong"},
-                          check=False, capture_output=True, text=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python3 is the one with the packages
+    done = subprocess.run(["sh", "-c", expanded(line)], cwd=folder, env={"PATH": path, "HOME": "wrong"}, check=False,
+                          capture_output=True, text=True)
     return done.returncode, (folder / "metrics.log").read_text("utf-8"), list(folder.glob("[0-9]*.pid"))
 
 
@@ -80,8 +85,7 @@ def test_a_trial_runs_the_component_with_its_source_and_its_values_untouched(tmp
 def test_katib_finds_the_objective_of_each_epoch(tmp_path):
     manifest = made()
     output = run_as_katib(manifest, values_of(manifest), tmp_path)[1]
-    pattern = r"([\w|-]+)\s*=\s*([+-]?\d*(?:\.\d+)?(?:[Ee][+-]?\d+)?)"  # its default filter
-    found = [dict(re.findall(pattern, line)) for line in output.splitlines()[:2]]
+    found = [dict(METRIC.findall(line)) for line in output.splitlines()[:2]]
     assert [row[OBJECTIVE] for row in found] == ["0.500000", "0.250000"]
 
 
@@ -126,3 +130,17 @@ def test_a_trial_is_a_job_that_katib_can_watch_and_that_names_no_secrets_value()
 def test_a_search_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match="give"):
         TuneConfig(**wrong)
+
+
+@pytest.mark.slow
+def test_the_train_step_itself_runs_under_katib_and_writes_a_whole_bundle(small_dataset, tmp_path):
+    """Where it is stopped halfway is in test_trials: Katib ends the same processes."""
+    arguments = {"dataset": small_dataset, "bucket": str(tmp_path / "bucket"), "epochs": 2, "seed": 0}
+    manifest = experiment("tune", "team", train_step(), arguments, TuneConfig(), SECRETS)
+    status, output, completed = run_as_katib(manifest, values_of(manifest), tmp_path)
+    assert status == 0 and completed, output[-3000:]
+    found = [dict(METRIC.findall(line)) for line in output.splitlines() if OBJECTIVE in line]
+    assert [row["epoch"] for row in found if "epoch" in row] == ["1", "2"] and "nan" not in str(found)
+    [bundle] = (tmp_path / "bucket" / "models").glob("*/config.json")
+    config = json.loads(bundle.read_text("utf-8"))
+    assert (config["model"]["hidden"], config["train"]["batch"]) == (64, 4)

@@ -4,10 +4,12 @@ import pytest
 from fake_cluster import FakeCluster
 
 from handwriting import katib
-from handwriting.cluster import Cluster
+from handwriting.api_server import ApiServer
+from handwriting.component import Step
 from handwriting.errors import DataError, DeployError, TuneError
-from handwriting.experiment import Step, TuneConfig, experiment
+from handwriting.experiment import TuneConfig, experiment
 from handwriting.hyperparameters import search_space
+from handwriting.pods import named
 
 PLACE = "/apis/kubeflow.org/v1beta1/namespaces/team"
 STEP = Step("python:3.11-slim", ("sh", "-c", "true"), "train", {"metrics": "system.Metrics"})
@@ -15,11 +17,11 @@ STEP = Step("python:3.11-slim", ("sh", "-c", "true"), "train", {"metrics": "syst
 
 def made(**changes) -> dict:
     config = TuneConfig(**{"trials": 4, "parallel": 2, **changes})
-    return katib.named(experiment("handwriting", "team", STEP, {"dataset": "s3://b/d", "epochs": 9}, config, {}))
+    return named(experiment("handwriting", "team", STEP, {"dataset": "s3://b/d", "epochs": 9}, config, {}))
 
 
 def run(manifest) -> katib.Tuned:
-    with Cluster.connect() as cluster:
+    with ApiServer.connect() as cluster:
         return katib.search(cluster, manifest, poll=0.01)
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -15,12 +16,14 @@ from conftest import ROOT
 from kfp import dsl
 
 from handwriting import layout
+from handwriting.errors import ConfigError
 from handwriting.experiment import TuneConfig
 from handwriting.hyperparameters import ModelConfig, TrainConfig, search_space
 from handwriting.inference_service import ServiceConfig
 from handwriting.labels import LabelConfig
 from handwriting.packing import PackConfig
 from handwriting.store import join, open_store, read_json
+from handwriting.trainjob import Nodes
 from ops.anything_new import anything_new
 from ops.deploy import deploy
 from ops.embedding import ARCHIVE, slim
@@ -31,7 +34,7 @@ from ops.promote import promote
 from ops.train import train
 from ops.tune import tune
 from pipeline.compiling import LARGEST_SOURCE, compile_pipeline, source_sizes
-from pipeline.handwriting_pipeline import Machine, handwriting_pipeline
+from pipeline.handwriting_pipeline import S3_SECRET, SECRETS, Machine, handwriting_pipeline
 from pipeline.katib import train_step
 
 
@@ -81,8 +84,8 @@ def defaults(signature):
 
 
 @pytest.mark.parametrize("step, configs", [
-    (train, [TrainConfig(), ModelConfig()]), (tune, [TrainConfig(), TuneConfig()]), (deploy, [ServiceConfig()]),
-    (preprocess, [PackConfig(), LabelConfig()])])
+    (train, [TrainConfig(), ModelConfig(), Nodes()]), (tune, [TrainConfig(), TuneConfig()]),
+    (deploy, [ServiceConfig()]), (preprocess, [PackConfig(), LabelConfig()])])
 def test_a_step_has_the_defaults_of_what_it_calls(step, configs):
     known = {name: value for config in configs for name, value in vars(config).items()} | {"alphabet": ""}
     found = defaults(inspect.signature(step.python_func))
@@ -129,6 +132,44 @@ def test_the_train_steps_run_on_the_machine_that_was_asked_for(spec, tmp_path):
         assert (memory["mountPath"], memory["medium"], memory["sizeLimit"]) == ("/dev/shm", "Memory", "1Gi")
     plain = spec.read_text()
     assert "nvidia" not in plain.replace(train_step().command[-1], "") and "/dev/shm" not in plain
+
+
+def tasks(spec):
+    """Parameters of each train task, and of the search."""
+    components = next(yaml.safe_load_all(spec.read_text()))["components"]
+    found = {name: task["inputs"]["parameters"] for component in components.values()
+             for name, task in component.get("dag", {}).get("tasks", {}).items()}
+    return [found["train"], found["train-2"]], found["tune"]
+
+
+def test_several_nodes_train_the_very_step_and_no_trial_does(spec, tmp_path):
+    machine = Machine("pytorch/pytorch:x", 2, "8", "32Gi", "1Gi", nodes=3)
+    compile_pipeline(tmp_path / "nodes.yaml", machine)
+    trained, searched = tasks(tmp_path / "nodes.yaml")
+    given = {"num_nodes": 3, "gpus": 2, "cpu": "8", "memory": "32Gi", "shared_memory": "1Gi",
+             "step": asdict(train_step("pytorch/pytorch:x")), "secrets": {S3_SECRET: list(SECRETS[S3_SECRET])}}
+    for parameters in trained:
+        assert {name: parameters[name]["runtimeValue"]["constant"] for name in given} == given
+        assert parameters["namespace"]["componentInputParameter"] == "pipelinechannel--namespace"
+    assert "num_nodes" not in searched and searched["gpus"]["runtimeValue"]["constant"] == 1
+    assert not any(set(parameters) & (set(given) | {"namespace"}) for parameters in tasks(spec)[0])
+
+
+def test_a_step_that_waits_for_its_nodes_has_no_gpu_itself(tmp_path):
+    compile_pipeline(tmp_path / "nodes.yaml", Machine("pytorch/pytorch:x", 2, "8", "32Gi", "1Gi", nodes=3))
+    pipeline, platform = yaml.safe_load_all((tmp_path / "nodes.yaml").read_text())
+    executors = pipeline["deploymentSpec"]["executors"]
+    for name in ("exec-train", "exec-train-2"):
+        assert executors[name]["container"]["image"] == "pytorch/pytorch:x"
+        assert "accelerator" not in executors[name]["container"]["resources"]
+        assert executors[name]["container"]["resources"]["resourceMemoryRequest"] == "4Gi"
+        assert "emptyDirMounts" not in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]
+
+
+def test_a_machine_that_cannot_be_is_refused():
+    for wrong in ({"gpus": -1}, {"nodes": 0}):
+        with pytest.raises(ConfigError, match="give"):
+            Machine(**wrong)
 
 
 def test_a_search_gives_what_the_train_step_takes():

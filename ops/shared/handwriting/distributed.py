@@ -21,6 +21,7 @@ from handwriting.errors import DataError
 
 T = TypeVar("T")
 
+PATIENCE = 1800  # seconds that nodes wait for each other: one may have an image of gigabytes to pull
 NODES_VARIABLE, PROCESSES_VARIABLE = "PET_NNODES", "PET_NPROC_PER_NODE"
 
 
@@ -122,7 +123,8 @@ def launch(count: int, function: Callable[..., Any], *arguments: Any) -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     alone = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid.uuid4()}"]
-    line = [*([] if _nodes() > 1 else alone), f"--nproc-per-node={count}", "--max-restarts=0", "--module", "none"]
+    meeting = [f"--rdzv-conf=timeout={PATIENCE}"] if _nodes() > 1 else alone
+    line = [*meeting, f"--nproc-per-node={count}", "--max-restarts=0", "--module", "none"]
     config, _, _ = config_from_args(get_args_parser().parse_args(line))
     try:
         elastic_launch(config, function)(*arguments)

@@ -42,11 +42,15 @@ class ConfigError(HandwritingError):
 
 
 class DeployError(HandwritingError):
-    """The cluster refuses the InferenceService or cannot be reached."""
+    """The cluster refuses an object or cannot be reached."""
 
 
 class TuneError(HandwritingError):
     """A search for hyperparameters failed."""
+
+
+class TrainError(HandwritingError):
+    """Training on several nodes did not come to its end."""
 
 
 class PipelineError(HandwritingError):

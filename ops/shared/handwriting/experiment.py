@@ -5,15 +5,15 @@ the searched ones become one line of shell: Katib appends its own redirection to
 """
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handwriting.component import SCRATCH, Step, trial_command
 from handwriting.errors import ConfigError
 from handwriting.hyperparameters import Search, search_space
-from handwriting.pods import secret_variables
+from handwriting.pods import NO_SIDECAR, kept_by_kubernetes, step_variables
 
 GROUP, VERSION, KIND = "kubeflow.org", "v1beta1", "Experiment"
 OBJECTIVE = "val_cer"
@@ -24,25 +24,6 @@ ALGORITHMS = {"random": {}, "tpe": {}, "bayesianoptimization": {},
 """Names as Katib has them, with the settings that each needs."""
 FIRST_TRIALS = 3  # trials to the end before any is stopped early
 FIRST_EPOCHS = 3  # epochs of each trial in which it is not stopped
-SCRATCH = "/tmp/trial"  # where a trial's pod keeps what nobody collects
-NO_SIDECAR = {"sidecar.istio.io/inject": "false"}  # it would outlive the trial, which then never completes
-
-
-@dataclass(frozen=True)
-class Step:
-    """A component, as its compiled specification has it.
-
-    Attributes:
-        image: Its base image.
-        command: Its container's command.
-        function: Name of the Python function.
-        artifacts: Schema titles of its output artifacts by name.
-    """
-
-    image: str
-    command: Sequence[str]
-    function: str
-    artifacts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -126,33 +107,11 @@ def trial_line(step: Step, arguments: Mapping[str, Any], searched: Sequence[str]
     line = shlex.join(trial_command(step, {**arguments, **{name: _placeholder(name) for name in searched}}, SCRATCH))
     for name in searched:  # a number, not a text
         line = line.replace(json.dumps(_placeholder(name)), _placeholder(name))
-    return _kept_by_kubernetes(line)
-
-
-def trial_command(step: Step, values: Mapping[str, Any], scratch: str) -> list[str]:
-    """Returns a component's command with its arguments as the launcher of Kubeflow Pipelines would give them.
-
-    Args:
-        step: The component.
-        values: Its arguments.
-        scratch: Local folder for its outputs.
-    """
-    outputs = {name: {"artifacts": [{"name": name, "type": {"schemaTitle": title, "schemaVersion": "0.0.1"},
-                                     "uri": f"{scratch}/{name}", "metadata": {}}]}
-               for name, title in step.artifacts.items()}
-    executor_input = json.dumps({"inputs": {"parameterValues": dict(values)}, "outputs": {
-        "parameters": {"Output": {"outputFile": f"{scratch}/Output"}}, "artifacts": outputs,
-        "outputFile": f"{scratch}/executor_output.json"}})
-    return [*step.command, "--executor_input", executor_input, "--function_to_execute", step.function]
+    return kept_by_kubernetes(line)
 
 
 def _placeholder(name: str) -> str:
     return f"${{trialParameters.{name}}}"
-
-
-def _kept_by_kubernetes(text: str) -> str:
-    """Escapes what Kubernetes would expand in a container's command: `$(NAME)`, and `$$`, which is `$` to it."""
-    return re.sub(r"\$(?=[$(])", "$$", text)
 
 
 def _settings(settings: Mapping[str, str]) -> list[dict[str, str]]:
@@ -170,16 +129,12 @@ def _parameter(name: str, kind: type, search: Search) -> dict[str, Any]:
 
 def _job(step: Step, line: str, config: TuneConfig, secrets: Mapping[str, Sequence[str]],
          service_account: str) -> dict[str, Any]:
-    environment: list[dict[str, Any]] = [  # for pip: not every pod runs as root, nor is every Python pip's own
-        {"name": "HOME", "value": "/tmp"}, {"name": "PIP_BREAK_SYSTEM_PACKAGES", "value": "1"}]
-    for secret, keys in secrets.items():
-        environment += secret_variables(secret, keys)
     resources: dict[str, Any] = {"requests": {"cpu": config.cpu, "memory": config.memory}}
     if config.gpus:
         resources["limits"] = {"nvidia.com/gpu": str(config.gpus)}
     pod = {"restartPolicy": "Never", "containers": [{
-        "name": CONTAINER, "image": step.image, "command": ["sh", "-c", line], "env": environment,
-        "resources": resources}]}
+        "name": CONTAINER, "image": step.image, "command": ["sh", "-c", line],
+        "env": step_variables(secrets), "resources": resources}]}
     if service_account:
         pod["serviceAccountName"] = service_account
     return {"apiVersion": "batch/v1", "kind": "Job", "spec": {"backoffLimit": 0, "template": {

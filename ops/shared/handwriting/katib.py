@@ -3,8 +3,6 @@
 An Experiment is named by what it asks for, so a step that is started again goes on waiting for the one it made.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from handwriting.cluster import Cluster
+from handwriting.api_server import ApiServer
 from handwriting.errors import TuneError
 from handwriting.experiment import GROUP, OBJECTIVE, VERSION
 from handwriting.tuning import Tuned, said, tuned
@@ -27,18 +25,12 @@ POLL = 15.0  # seconds between two looks
 SHOWN = 3  # failed trials that an error tells of
 
 
-def named(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Returns an Experiment with a hash of what it asks for at the end of its name."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:8]
-    return {**manifest, "metadata": {**manifest["metadata"], "name": f"{manifest['metadata']['name']}-{digest}"}}
-
-
-def search(cluster: Cluster, manifest: dict[str, Any], poll: float = POLL) -> Tuned:
+def search(cluster: ApiServer, manifest: dict[str, Any], poll: float = POLL) -> Tuned:
     """Runs an Experiment to its end; one of the same name that is there already counts as this one.
 
     Args:
         cluster: Where.
-        manifest: The Experiment, as `named` returns it.
+        manifest: The Experiment, as `handwriting.pods.named` returns it.
         poll: Seconds between two looks.
 
     Raises:

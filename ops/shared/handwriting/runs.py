@@ -82,7 +82,8 @@ class Run(NamedTuple):
 
 def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelConfig, config: TrainConfig,
           on_epoch: Callable[[int, dict[str, float]], Any] = lambda number, metrics: None,
-          checkpoint_seconds: float = 30.0, start: str = "", compare: bool = False, processes: int = 0) -> Run:
+          checkpoint_seconds: float = 30.0, start: str = "", compare: bool = False, processes: int = 0,
+          elsewhere: Callable[[], Any] | None = None) -> Run:
     """Trains a reader and writes its bundle, or finds the one that the same run wrote before.
 
     Args:
@@ -98,6 +99,7 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
             result itself.
         compare: With a start, also train with new weights, and return whichever reads validation lines better.
         processes: That train together here; 0 for one a GPU.
+        elsewhere: Lets other machines train, in place of this one, and waits for them; they call this function too.
 
     Raises:
         HandwritingError: The dataset is unusable, or a store fails.
@@ -106,10 +108,11 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
     dataset_uri = resolve(dataset_uri, MANIFEST)
     job = Job(dataset_uri, models_uri, runs_uri, model_config, config, checkpoint_seconds, start)
     count = processes or distributed.processes()
-    found = _train(job, on_epoch, count)
+    found = _train(job, on_epoch, count, elsewhere)
     if not (start and compare):
         return found
-    other = _train(job._replace(start=""), lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), count)
+    other = _train(job._replace(start=""), lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), count,
+                   elsewhere)
     log.info("validation CER %.4f after fine-tuning, %.4f with new weights", found.cer, other.cer)
     better = min(found, other, key=lambda run: run.cer)
     write_json(open_store(models_uri), LATEST, {"id": better.model.rpartition("/")[2]})
@@ -128,8 +131,9 @@ class Job(NamedTuple):
     start: str
 
 
-def _train(job: Job, on_epoch: Callable[[int, dict[str, float]], Any], processes: int) -> Run:
-    """One training, in this process or in several."""
+def _train(job: Job, on_epoch: Callable[[int, dict[str, float]], Any], processes: int,
+           elsewhere: Callable[[], Any] | None) -> Run:
+    """One training, in this process, in several, or on other machines."""
     dataset = read_manifest(open_store(job.dataset)).id
     if job.start and (same := _trained_on(job.start, dataset)):
         log.info("%s was trained on this very dataset: nothing to learn from it", job.start)
@@ -140,9 +144,12 @@ def _train(job: Job, on_epoch: Callable[[int, dict[str, float]], Any], processes
     if done:
         log.info("already trained on this dataset with these settings: %s", done.model)
         return done
-    if not distributed.several(processes):
+    if elsewhere:
+        elsewhere()
+    elif distributed.several(processes):
+        distributed.launch(processes, _member, job, run.root)
+    else:
         return _learn(job, run, Group(), on_epoch)
-    distributed.launch(processes, _member, job, run.root)
     found = _result(run, models)
     if found is None:
         raise DataError(f"{run.root}/{RESULT} is not there, though training ended; see the log of the first node")

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from handwriting import katib
-from handwriting.cluster import Cluster
-from handwriting.experiment import Step, TuneConfig, experiment
+from handwriting.api_server import ApiServer
+from handwriting.component import Step
+from handwriting.experiment import TuneConfig, experiment
+from handwriting.pods import named
 from handwriting.trials import trial_of
 from handwriting.tuning import Tuned, tune
 
@@ -29,8 +31,8 @@ def search_with_katib(step: Step, arguments: Mapping[str, Any], config: TuneConf
     Raises:
         HandwritingError: As `handwriting.katib.search` does.
     """
-    manifest = katib.named(experiment(NAME, namespace, step, arguments, config, secrets, service_account))
-    with Cluster.connect() as cluster:
+    manifest = named(experiment(NAME, namespace, step, arguments, config, secrets, service_account))
+    with ApiServer.connect() as cluster:
         return katib.search(cluster, manifest)
 
 
