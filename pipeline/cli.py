@@ -58,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_pack, _add_preprocess, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve, _add_wheels,
-                _add_manifest, _add_bench, _add_run, _add_webhook, _add_upload, _add_schedule, _add_unschedule,
-                _add_list):
+    for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve,
+                _add_wheels, _add_manifest, _add_bench, _add_run, _add_webhook, _add_upload, _add_schedule,
+                _add_unschedule, _add_list):
         add(commands)
     return top
 
@@ -140,6 +140,32 @@ def preprocess_command(options: argparse.Namespace) -> Mapping[str, Any]:
     client = label_studio.from_environment(options.label_studio_url)
     return preprocess(client, options.project, options.data, options.out, _config(LabelConfig, options),
                       _pack_config(options), options.sync).summary()
+
+
+def _add_prelabel(commands: Any) -> None:
+    command = _command(commands, prelabel_command)
+    command.add_argument("--label-studio-url", default=os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080"),
+                         help="address; the token comes from LABEL_STUDIO_TOKEN")
+    command.add_argument("--project", type=int, required=True, help="number of the project")
+    command.add_argument("--data", required=True, help="s3:// prefix of the pictures, as the tasks name it")
+    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
+    command.add_argument("--language-model", action=argparse.BooleanOptionalAction, default=True,
+                         help="read by beam search with the bundle's language model")
+    command.add_argument("--sync", action=argparse.BooleanOptionalAction, default=True,
+                         help="let Label Studio look for new pictures first")
+    command.add_argument("--uncertain-first", action=argparse.BooleanOptionalAction, default=True,
+                         help="let the project show these predictions, and the least certain ones first")
+    _add_config(command, LabelConfig, ["caption"])
+
+
+def prelabel_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Posts a model's readings of unlabelled pictures to Label Studio, as predictions for people to correct."""
+    from handwriting import label_studio
+    from handwriting.prelabelling import prelabel
+
+    client = label_studio.from_environment(options.label_studio_url)
+    return prelabel(client, options.project, options.model, options.data, options.caption, options.language_model,
+                    options.sync, options.uncertain_first).summary()
 
 
 def _add_train(commands: Any) -> None:
@@ -271,7 +297,7 @@ def _add_serve(commands: Any) -> None:
     command.add_argument("--port", type=int, default=8080)
     command.add_argument("--data-uri", default="", help="keep users' pictures below this URI (default: keep none)")
     command.add_argument("--workers", type=int, default=1, help="processes, each with the model in memory")
-    command.add_argument("--threads", type=int, default=4, help="requests a process answers at the same time")
+    command.add_argument("--threads", type=int, default=64, help="connections a process holds open")
     _add_language_model_option(command)
 
 
@@ -321,6 +347,10 @@ def _add_bench(commands: Any) -> None:
     command = _command(commands, bench_command)
     command.add_argument("--data", type=Path, help="folder in the bucket's layout (default: rendered sample lines)")
     command.add_argument("--transfers", action="store_true", help="compare how pictures travel instead of training")
+    command.add_argument("--serving", default="", metavar="MODEL", help="compare how this bundle, a local folder, is "
+                                                                        "served under load instead")
+    command.add_argument("--seconds", type=float, default=10.0, help="of each measurement of --serving")
+    _add_language_model_option(command)
     command.add_argument("--latency", type=float, default=20.0,
                          help="ms that the bucket of --transfers takes to answer; 0: one on this machine")
     command.add_argument("--lines", type=int, default=2000, help="lines to train on, or pictures to move, at most")
@@ -328,19 +358,24 @@ def _add_bench(commands: Any) -> None:
 
 
 def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Compares training with the tutorial's, side by side, and prints a table; takes minutes."""
-    from pipeline import bench, bench_transfers
+    """Compares with the tutorial, side by side: training, transfers or serving. Prints a table; takes minutes."""
+    from pipeline import bench, bench_serving, bench_transfers
     from pipeline.samples import make_samples
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         if options.data is None:
             make_samples(Path(scratch))
         data = options.data or Path(scratch)
-        if options.transfers:
+        if options.serving:
+            result = bench_serving.bench_serving(options.serving, data, options.seconds, options.language_model)
+            table = bench_serving.table(result)
+        elif options.transfers:
             result = bench_transfers.bench_transfers(data, options.lines, options.latency / 1000)
+            table = bench_transfers.table(result)
         else:
             result = bench.bench(data, options.lines, options.repeat)
-    print((bench_transfers if options.transfers else bench).table(result), file=sys.stderr)
+            table = bench.table(result)
+    print(table, file=sys.stderr)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The pipeline: preprocess -> anything new? -> (tune) train -> evaluate -> promote -> deploy."""
+"""The pipeline: preprocess -> anything new? -> (tune) train -> evaluate -> promote -> deploy; prelabel beside it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from ops.anything_new import anything_new
 from ops.deploy import deploy
 from ops.evaluate import evaluate
 from ops.packages import BASE_IMAGE
+from ops.prelabel import prelabel as read_unlabelled
 from ops.preprocess import preprocess
 from ops.promote import promote
 from ops.train import train
@@ -126,6 +127,8 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         parallel: int = 2,
         trial_epochs: int = 20,
         language_model: bool = True,
+        prelabel: bool = True,
+        uncertain_first: bool = True,
         margin: float = 0.0,
         name: str = "handwriting",
         namespace: str = "kubeflow-user",
@@ -168,6 +171,8 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             parallel: Trials at a time, with Katib.
             trial_epochs: Epochs of a trial, at most.
             language_model: Read with a language model of the training labels: fewer errors, more time a line.
+            prelabel: Let the model that serves when the run starts read unlabelled pictures, for people to correct.
+            uncertain_first: Let the Label Studio project show those readings, and the least certain ones first.
             margin: CER by which a new model must be better than the one that serves.
             name: Name of the InferenceService.
             namespace: Namespace of the InferenceService.
@@ -184,6 +189,13 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             max_rejects=max_rejects, sync=sync), S3_SECRET, LABEL_STUDIO_SECRET)
         data.set_caching_options(False)  # Label Studio may hold new labels
         dataset = data.outputs["Output"]
+
+        with dsl.If(prelabel == True, name="prelabel"):  # noqa: E712  KFP needs the comparison
+            readings = _with_secrets(read_unlabelled(
+                label_studio_url=label_studio_url, project=project, bucket=bucket, language_model=language_model,
+                uncertain_first=uncertain_first, sync=False), S3_SECRET, LABEL_STUDIO_SECRET)
+            readings.after(data)  # which lets Label Studio look for new pictures; both at once could find them twice
+            readings.set_caching_options(False)  # users may have sent new pictures
 
         news = _with_secrets(anything_new(dataset=dataset, bucket=bucket, force=force), S3_SECRET)
         news.set_caching_options(False)  # another model may serve by now

@@ -208,6 +208,7 @@ def start_label_studio(folder: Path, environment: Path, port: int | None = None)
         "LABEL_STUDIO_BASE_DATA_DIR": str((folder / "data").resolve()), "LABEL_STUDIO_USERNAME": username,
         "LABEL_STUDIO_PASSWORD": state["password"], "LABEL_STUDIO_USER_TOKEN": state["token"],
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true", "SSRF_PROTECTION_ENABLED": "false",  # S3 is on loopback, too
+        "ML_BLOCK_LOCAL_IP": "false",  # and so is the predictor
         "COLLECT_ANALYTICS": "0", "LATEST_VERSION_CHECK": "false", "DISABLE_SIGNUP_WITHOUT_LINK": "true"}
     # another Python's path would give it our packages in place of its own
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}

@@ -89,6 +89,14 @@ def small_dataset(sample_folder, tmp_path_factory):
     return pack_folder(str(sample_folder), str(tmp_path_factory.mktemp("datasets")), PackConfig(), LabelConfig()).uri
 
 
+@pytest.fixture(scope="session")
+def tiny_bundle(sample_folder, tmp_path_factory):
+    """The folder of a bundle that reads a digit or two in every line, whatever it says; read only."""
+    from tiny_run import train_a_little
+
+    return train_a_little(sample_folder, tmp_path_factory.mktemp("tiny"))
+
+
 class Labelled(NamedTuple):
     """Where labelled lines are: the Label Studio project, and the `s3://` URI of the bucket."""
 

@@ -4,6 +4,8 @@ import torch
 
 from pipeline import reference
 from pipeline.bench import bench, table
+from pipeline.bench_serving import bench_serving
+from pipeline.bench_serving import table as serving_table
 
 
 def test_the_reference_has_the_tutorials_layers_and_steps():
@@ -25,3 +27,11 @@ def test_a_bench_measures_each_way_of_training_on_the_same_lines(sample_folder):
     for row in result["rows"].values():
         assert row["lines_per_second"] > 0 and 50 < row["memory"] < 10_000
     assert result["speedup"] > 0 and "times the tutorial's speed" in table(result)
+
+
+def test_a_bench_of_serving_measures_each_server_with_the_same_lines(tiny_bundle, sample_folder):
+    result = bench_serving(str(tiny_bundle), sample_folder, seconds=0.5, clients=(1, 4))
+    assert set(result["rows"]) == {"reference", "ours"} and result["bare"] > 0
+    for loads in result["rows"].values():
+        assert all(load["per_second"] > 0 and load["p50"] <= load["p99"] for load in loads.values())
+    assert "times the tutorial's readings a second" in serving_table(result)

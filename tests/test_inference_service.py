@@ -53,6 +53,7 @@ def validator():
 
 @pytest.mark.parametrize("changes", [
     *({"mode": mode} for mode in MODES), {"data_uri": "s3://ocrpipeline/data"}, {"install": False},
+    {"mode": "Knative", "data_uri": "s3://ocrpipeline/data", "keep_share": 0.1},
     {"mode": "Knative", "min_replicas": 0, "canary_percent": 10},
     {"mode": "Serverless", "min_replicas": 0, "canary_percent": 0}])
 def test_the_manifest_is_valid_and_has_no_unknown_field(validator, changes):
@@ -85,8 +86,21 @@ def test_the_environment_names_model_data_and_optional_secrets():
     assert found["LANGUAGE_MODEL"] == "yes" and "LANGUAGE_MODEL" not in environment(language_model=False)
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"):
         assert found[key] == {"secretKeyRef": {"name": "keys", "key": key, "optional": True}}
-    assert "DATA_URI" not in environment()
+    assert not {"DATA_URI", "SPOOL", "KEEP_SHARE"} & set(environment(keep_share=0.5))
+    assert "KEEP_SHARE" not in found
+    assert environment(data_uri="s3://ocrpipeline/data", keep_share=0.25)["KEEP_SHARE"] == "0.25"
     assert "PORT" not in environment(mode="Knative")  # Knative refuses it
+
+
+@pytest.mark.parametrize("mode", ["Standard", "Knative"])
+def test_pictures_wait_in_a_volume_that_outlives_the_container(mode):
+    found = service(mode=mode, data_uri="s3://ocrpipeline/data")["spec"]["predictor"]
+    [volume], [mount] = found["volumes"], found["containers"][0]["volumeMounts"]
+    assert volume == {"name": mount["name"], "emptyDir": {}}
+    assert environment(mode=mode, data_uri="s3://ocrpipeline/data")["SPOOL"] == mount["mountPath"]
+    assert mount["mountPath"] not in ("/", "/dev", "/dev/log", "/tmp", "/var", "/var/log")  # Knative's own
+    nothing = service(mode=mode)["spec"]["predictor"]
+    assert "volumes" not in nothing and "volumeMounts" not in nothing["containers"][0]
 
 
 def test_a_model_uri_that_ends_with_a_slash_gets_no_second_one():
@@ -139,6 +153,7 @@ def test_the_end_of_a_canary_changes_its_share_alone():
     {"image": "python 3"}, {"mode": "ModelMesh"}, {"min_replicas": 0}, {"min_replicas": 4}, {"max_replicas": 0},
     {"mode": "Knative", "min_replicas": 0, "max_replicas": 0}, {"canary_percent": 10},
     {"mode": "Knative", "canary_percent": 101}, {"cpu": "many"}, {"memory": "2 Gi"}, {"data_uri": "/tmp/data"},
+    {"keep_share": -0.1}, {"keep_share": 1.5}, {"keep_share": float("nan")},
     {"data_uri": "s3://"}, {"name": "a\n"}, {"python": "3.10"}, {"python": "3"}, {"machine": "arm64"},
     {"mode": "RawDeployment", "min_replicas": 0}, {"mode": "RawDeployment", "canary_percent": 10}])
 def test_a_config_the_cluster_would_refuse_is_refused_here(changes):

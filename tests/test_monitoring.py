@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -16,11 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from handwriting.errors import StoreError
 from handwriting.monitoring import NO_ROUTE, PROBES
 from handwriting.predictor import create_app
-from handwriting.user_data import UserPictures
+from handwriting.store import S3Store
+from handwriting.user_data import KeepConfig, UserPictures
 
 METRICS = {"handwriting_requests", "handwriting_errors", "handwriting_request_seconds", "handwriting_model_info",
            "handwriting_requests_in_progress", "handwriting_pictures_stored", "handwriting_pictures_lost",
-           "handwriting_pictures_waiting", "handwriting_confidence"}
+           "handwriting_pictures_waiting", "handwriting_pictures_waiting_bytes", "handwriting_pictures_oldest_seconds",
+           "handwriting_pictures_upload_failures", "handwriting_confidence"}
 
 
 @pytest.fixture
@@ -103,8 +106,8 @@ def test_the_version_that_serves_is_shown_once_it_is_loaded():
     assert scraped(app.test_client())["handwriting_model_info", "0123abcd"] == 1
 
 
-def test_pictures_stored_lost_and_waiting_are_shown(tmp_path, monkeypatch):
-    store = UserPictures(str(tmp_path), attempts=1)
+def test_pictures_stored_and_lost_are_shown(tmp_path):
+    store = UserPictures(str(tmp_path), KeepConfig(str(tmp_path / "spool")))
     client = create_app(FakeReader(), store).test_client()
     assert scraped(client)["handwriting_pictures_stored_total",] == 0
     post(client)
@@ -112,19 +115,25 @@ def test_pictures_stored_lost_and_waiting_are_shown(tmp_path, monkeypatch):
     post(client)  # the store is closed: lost
     found = scraped(client)
     assert (found["handwriting_pictures_stored_total",], found["handwriting_pictures_lost_total",]) == (1, 1)
-    assert found["handwriting_pictures_waiting",] == store.waiting == 0
+    assert found["handwriting_pictures_waiting",] == found["handwriting_pictures_waiting_bytes",] == store.waiting == 0
 
 
-def test_pictures_that_wait_for_the_bucket_are_shown_and_lost_when_it_stays_away(tmp_path, monkeypatch):
-    store = UserPictures(str(tmp_path), attempts=2, pause=60)
-    monkeypatch.setattr(store._store, "write", lambda key, data: (_ for _ in ()).throw(StoreError("away")))
-    client = create_app(FakeReader(), store).test_client()
-    post(client)
-    post(client)
-    assert scraped(client)["handwriting_pictures_waiting",] == store.waiting == 2
-    store.close(deadline=0.1)
-    found = scraped(client)
-    assert (found["handwriting_pictures_waiting",], found["handwriting_pictures_lost_total",]) == (0, 2)
+def test_pictures_that_wait_for_the_bucket_are_shown_also_after_a_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(S3Store, "write", lambda self, key, data: (_ for _ in ()).throw(StoreError("away")))
+    for count in (2, 4):
+        store = UserPictures("s3://bucket/data", KeepConfig(str(tmp_path / "spool"), pause=60, uploads=1))
+        time.sleep(0.1)  # what the first left is found before anybody watches
+        client = create_app(FakeReader(), store).test_client()
+        post(client)
+        post(client)
+        while not store.failures:  # its one thread then pauses
+            time.sleep(0.01)
+        found = scraped(client)
+        assert found["handwriting_pictures_waiting",] == store.waiting == count
+        assert found["handwriting_pictures_waiting_bytes",] > count * len(encoded(drawing()))
+        assert found["handwriting_pictures_upload_failures_total",] == 1
+        store.close(deadline=1)
+        assert scraped(client)["handwriting_pictures_lost_total",] == 0
 
 
 def test_two_applications_in_one_process_do_not_mix(client):
@@ -230,7 +239,7 @@ def test_the_readme_names_every_metric_and_every_route(client):
     families = {family.name for family in text_string_to_metric_families(client.get("/metrics").data.decode())}
     named = set(re.findall(r"`(handwriting_\w+?)(?:_total)?(?:\{.*?\})?`", section))
     assert METRICS <= families
-    assert named | {"handwriting_pictures_lost", "handwriting_pictures_waiting"} == METRICS
+    assert named == METRICS
     for rule in client.application.url_map.iter_rules():
         shown = rule.rule.replace("<name>", "NAME").replace("<version>", "VERSION").partition("/versions/")[0]
         assert f"`{shown}`" in section or f" {shown}`" in section, rule

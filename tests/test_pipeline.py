@@ -29,6 +29,7 @@ from ops.deploy import deploy
 from ops.embedding import ARCHIVE, slim
 from ops.evaluate import evaluate
 from ops.packages import requirements
+from ops.prelabel import prelabel
 from ops.preprocess import preprocess
 from ops.promote import promote
 from ops.train import train
@@ -59,7 +60,8 @@ def test_compiling_twice_gives_the_same_bytes_in_a_bare_environment(tmp_path):
 
 def test_no_component_is_too_large(spec):
     sizes = source_sizes(spec.read_text())
-    assert set(sizes) == {"preprocess", "anything-new", "tune", "train", "train-2", "evaluate", "promote", "deploy"}
+    assert set(sizes) == {"preprocess", "prelabel", "anything-new", "tune", "train", "train-2", "evaluate", "promote",
+                          "deploy"}
     assert max(sizes.values()) <= LARGEST_SOURCE
 
 
@@ -85,7 +87,7 @@ def defaults(signature):
 
 @pytest.mark.parametrize("step, configs", [
     (train, [TrainConfig(), ModelConfig(), Nodes()]), (tune, [TrainConfig(), TuneConfig()]),
-    (deploy, [ServiceConfig()]), (preprocess, [PackConfig(), LabelConfig()])])
+    (deploy, [ServiceConfig()]), (preprocess, [PackConfig(), LabelConfig()]), (prelabel, [LabelConfig()])])
 def test_a_step_has_the_defaults_of_what_it_calls(step, configs):
     known = {name: value for config in configs for name, value in vars(config).items()} | {"alphabet": ""}
     found = defaults(inspect.signature(step.python_func))
@@ -93,7 +95,7 @@ def test_a_step_has_the_defaults_of_what_it_calls(step, configs):
         name: value for name, value in known.items() if name in found}
 
 
-@pytest.mark.parametrize("step", [preprocess, anything_new, tune, train, evaluate, promote, deploy])
+@pytest.mark.parametrize("step", [preprocess, prelabel, anything_new, tune, train, evaluate, promote, deploy])
 def test_the_pipeline_has_the_defaults_of_its_steps(step):
     pipeline = defaults(inspect.signature(handwriting_pipeline.pipeline_func))
     pipeline |= {"epochs": pipeline["trial_epochs"]} if step is tune else {}

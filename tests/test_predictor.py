@@ -1,6 +1,7 @@
 """Every answer of the HTTP application, with a fake reader behind it."""
 
 import io
+import json
 import logging
 import threading
 import time
@@ -10,10 +11,11 @@ from helpers import TEXT, BrokenReader, FakeReader
 from PIL import Image
 
 from handwriting import user_data
+from handwriting.admission import Gate
 from handwriting.errors import ImageError
 from handwriting.image import ImageConfig, decode
 from handwriting.predictor import create_app
-from handwriting.user_data import UserPictures
+from handwriting.user_data import KeepConfig, UserPictures
 
 
 class RefusingReader(FakeReader):
@@ -66,6 +68,27 @@ def test_predict_answers_json_when_asked(client, accept):
     assert response.json == {"text": TEXT, "confidence": 0.8765, "characters": [0.9] * len(TEXT),
                              "version": "0123abcd"}
     assert TEXT in response.data.decode()  # readable, not escaped
+
+
+def test_a_request_beyond_those_that_may_wait_is_refused_at_once_and_the_others_are_read():
+    started, go = threading.Event(), threading.Event()
+
+    class SlowReader(FakeReader):
+        def read(self, pictures):
+            started.set()
+            go.wait(5)
+            return super().read(pictures)
+
+    app, answers = create_app(SlowReader(), gate=Gate(running=1, waiting=0)), []
+    first = threading.Thread(target=lambda: answers.append(post(app.test_client()).status_code))
+    first.start()
+    assert started.wait(5)
+    refused = post(app.test_client())
+    assert_refused(refused, 503, "busy")
+    assert refused.headers["Retry-After"] == "5" and app.test_client().get("/readyz").status_code == 200
+    go.set()
+    first.join()
+    assert answers == [200] and post(app.test_client()).status_code == 200
 
 
 def test_a_body_that_is_no_multipart_is_400(client):
@@ -169,8 +192,8 @@ def test_without_a_model_it_is_alive_and_not_ready_until_there_is_one():
 
 
 def test_accepted_pictures_are_kept_and_refused_ones_are_not(tmp_path):
-    store = UserPictures(str(tmp_path))
-    client = create_app(FakeReader(), store).test_client()
+    store = UserPictures(str(tmp_path), KeepConfig(str(tmp_path / "spool")))
+    client = create_app(FakeReader(), store, release="0123abcd-c0de").test_client()
     data = png()
     for picture in (data, data, b"not a picture", png(4000, 20)):
         post(client, picture)
@@ -178,19 +201,30 @@ def test_accepted_pictures_are_kept_and_refused_ones_are_not(tmp_path):
     files = list((tmp_path / "user_data" / "images").iterdir())
     assert len(files) == 2  # the same picture twice: two names
     assert {file.read_bytes() for file in files} == {data}
+    for file in files:
+        reading = json.loads((tmp_path / "user_data" / "readings" / f"{file.stem}.json").read_text("utf-8"))
+        assert (reading["text"], reading["confidence"], reading["version"]) == (TEXT, 0.8765, "0123abcd-c0de")
+        assert len(reading["characters"]) == len(TEXT) and file.stem.endswith("-0123abcd-c0de")
+
+
+def test_a_spool_without_room_costs_the_picture_not_the_answer(tmp_path):
+    store = UserPictures(str(tmp_path), KeepConfig(str(tmp_path / "spool"), size=10))
+    assert post(create_app(FakeReader(), store).test_client()).data.decode() == TEXT
+    store.close()
+    assert (store.stored, store.lost) == (0, 1)
 
 
 @pytest.mark.parametrize(("header", "kept"), [
     ({}, 1), ({"X-Keep-Picture": "yes"}, 1), ({"X-Keep-Picture": " YES"}, 1), ({"X-Keep-Picture": "no"}, 0),
     ({"x-keep-picture": "No"}, 0), ({"X-Keep-Picture": "nope"}, 0), ({"X-Keep-Picture": ""}, 0)])
 def test_a_picture_is_kept_unless_the_client_refuses(tmp_path, header, kept):
-    store = UserPictures(str(tmp_path))
+    store = UserPictures(str(tmp_path), KeepConfig(str(tmp_path / "spool")))
     assert post(create_app(FakeReader(), store).test_client(), headers=header).data.decode() == TEXT
     store.close()
     assert store.stored == kept
 
 
-def test_a_store_that_hangs_delays_no_answer(monkeypatch):
+def test_a_store_that_hangs_delays_no_answer(monkeypatch, tmp_path):
     released = threading.Event()
 
     class HangingStore:
@@ -198,7 +232,7 @@ def test_a_store_that_hangs_delays_no_answer(monkeypatch):
             released.wait(10)
 
     monkeypatch.setattr(user_data, "open_store", lambda uri: HangingStore())
-    store = UserPictures("x")
+    store = UserPictures("x", KeepConfig(str(tmp_path)))
     client = create_app(FakeReader(), store).test_client()
     start = time.monotonic()
     assert [post(client).status_code for _ in range(5)] == [200] * 5

@@ -118,7 +118,7 @@ class Running(NamedTuple):
 def server(tmp_path):
     port = free_port()
     process = start(["-c", READER], port, "--model", str(tmp_path), "--data-uri", str(tmp_path / "data"),
-                    MODEL_NAME="ocr")
+                    MODEL_NAME="ocr", SPOOL=str(tmp_path / "spool"))
     try:
         wait_until_ready(port, process)
         yield Running(port, process, tmp_path / "data" / "user_data" / "images")
@@ -177,6 +177,26 @@ def test_user_pictures_that_cannot_be_kept_anywhere_end_the_process(tmp_path):
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode not in (0, None)
     assert "ftp://server/data" in stderr and "Traceback" not in stderr
+
+
+def test_a_share_that_is_none_is_told_by_the_command_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--model", "m", "--keep-share", "2"])
+    assert caught.value.code == 2
+    assert "share of users' pictures to keep 2.0: give 0 to 1" in capsys.readouterr().err
+
+
+def test_a_share_of_nothing_keeps_nothing(tmp_path):
+    port = free_port()
+    process = start(["-c", READER], port, "--model", str(tmp_path), "--data-uri", str(tmp_path / "data"),
+                    SPOOL=str(tmp_path / "spool"), KEEP_SHARE="0")
+    try:
+        wait_until_ready(port, process)
+        assert ask(port, "POST", "/predict", *upload(picture()))[0] == 200
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert not (tmp_path / "data").exists() and not list((tmp_path / "spool").glob("*/*/*"))
 
 
 def test_without_a_model_the_command_line_says_what_to_give(monkeypatch, capsys):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from handwriting import layout, runs
-from handwriting.bundle import CURRENT
+from handwriting.bundle import CONFIG, CURRENT
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.labels import LabelConfig
 from handwriting.packing import PackConfig, pack_folder
-from handwriting.store import join, open_store, write_json
+from handwriting.store import join, open_store, read_json, write_json
 
 
 def lay_out(samples: Path, bucket: Path) -> None:
@@ -34,3 +34,23 @@ def run_pipeline(arguments: dict[str, Any]) -> str:
         run = runs.train(dataset, models, made, model, TrainConfig(epochs=arguments["epochs"]))
     write_json(open_store(models), CURRENT, {"id": run.model.rpartition("/")[2]})
     return run.model
+
+
+def train_a_little(samples: Path, folder: Path) -> Path:
+    """Trains for one epoch at almost no rate: such a network reads something in each line, always the same."""
+    dataset = pack_folder(str(samples), str(folder / layout.DATASETS), PackConfig(alphabet="labels"), LabelConfig()).uri
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "FUSION_LINES", 1)
+        return Path(runs.train(dataset, str(folder / layout.MODELS), str(folder / layout.RUNS),
+                               ModelConfig(hidden=16, layers=1), TrainConfig(epochs=1, learning_rate=1e-6)).model)
+
+
+def let_serve(bundle: Path, models: str, version: str = "") -> str:
+    """Copies a bundle to the root of models, where it serves from now on; under another version, where one is given."""
+    store, source = open_store(models), open_store(str(bundle))
+    version = version or bundle.name
+    for entry in source.list():
+        store.write(f"{version}/{entry.key}", source.read(entry.key))
+    write_json(store, f"{version}/{CONFIG}", read_json(source, CONFIG) | {"version": version})
+    write_json(store, CURRENT, {"id": version})
+    return join(models, version)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from handwriting.errors import ConfigError
-from handwriting.layout import CODE, LANGUAGE_MODEL_VARIABLE, VERSION_VARIABLE, WHEELS
+from handwriting.layout import (BACKEND_PASSWORD, CODE, KEEP_SHARE_VARIABLE, LANGUAGE_MODEL_VARIABLE, SPOOL_VARIABLE,
+                                VERSION_VARIABLE, WHEELS)
 from handwriting.pods import secret_variables
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
@@ -18,10 +19,12 @@ TAG_ANNOTATION = f"{GROUP}/enable-tag-routing"
 MODES = ("Standard", "Knative", "RawDeployment", "Serverless")  # KServe up to 0.15 knows the last two names only
 KNATIVE_MODES = ("Knative", "Serverless")
 CANARY_FIELD = "canaryTrafficPercent"
+BACKEND_SECRET = "handwriting-ml-backend"  # may be absent: then Label Studio needs no password
 SECRET_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # machines that wheels are made for, and Kubernetes' names
 STARTUP_SECONDS = 240  # it takes 4 on two cores; on a busy node with a slow disk far longer
 TERMINATION_SECONDS = 45  # the server takes up to 30 for running requests and waiting pictures
+SPOOL = "/spool"  # outlives the container, not the pod; Knative reserves /tmp and /var
 MAX_NAME = 46  # Knative makes labels of at most 63 characters of it: "latest-" + name + "-predictor"
 
 # No dollar-parenthesis: Kubernetes expands it. -P: nothing may be imported from whatever the working folder is.
@@ -77,6 +80,7 @@ class ServiceConfig:
         cpu: Cores of a pod, as a Kubernetes quantity.
         memory: Memory of a pod, as a Kubernetes quantity.
         data_uri: `s3://` URI below which users' pictures are kept; empty keeps none.
+        keep_share: Share of them to keep, 0 to 1.
         secret: Secret with the predictor's own S3 credentials; it may be absent.
     """
 
@@ -95,6 +99,7 @@ class ServiceConfig:
     cpu: str = "1"
     memory: str = "2Gi"
     data_uri: str = ""
+    keep_share: float = 1.0
     secret: str = "handwriting-s3"
 
     def __post_init__(self) -> None:
@@ -107,6 +112,8 @@ class ServiceConfig:
         _check_match("memory", self.memory, _QUANTITY)
         if self.data_uri:
             _check_match("data_uri", self.data_uri, re.compile(r"s3://[^\s/]+(/\S*)?"))
+        if not 0 <= self.keep_share <= 1:
+            raise ConfigError(f"keep_share {self.keep_share}: give 0 to 1")
 
     def _check_names(self) -> None:
         _check_match("name", self.name, re.compile(rf"(?=[a-z]){_LABEL.pattern}"), MAX_NAME)
@@ -156,6 +163,9 @@ def manifest(model_uri: str, release: str, config: ServiceConfig) -> dict:
         "minReplicas": config.min_replicas, "maxReplicas": config.max_replicas,
         "containers": [_container(model_uri, release, config)],
     }
+    if config.data_uri:
+        # no sizeLimit: Kubernetes would evict the pod, and all that waits with it; the server has a bound of its own
+        predictor["volumes"] = [{"name": "spool", "emptyDir": {}}]
     annotations = {MODE_ANNOTATION: config.mode}
     if config.mode in KNATIVE_MODES:
         # The newest revision gets an address of its own, by which a canary is asked. Not with a canary alone: KServe
@@ -183,7 +193,7 @@ def command(install: bool = True) -> list[str]:
 
     It reads `STORAGE_URI` (the bundle's folder; in a pod KServe has put it there), `MODEL_VERSION` (the release, whose
     end names the code), `PORT` and, for a cache elsewhere than `/tmp`, `SITE_ROOT`. The server reads
-    `MODEL_NAME`, `DATA_URI`, `LANGUAGE_MODEL` and the S3 credentials.
+    `MODEL_NAME`, `DATA_URI`, `SPOOL`, `KEEP_SHARE`, `LANGUAGE_MODEL` and the S3 credentials.
 
     Args:
         install: False uses the packages of the image.
@@ -198,8 +208,9 @@ def is_knative(manifest: dict) -> bool:
 
 def _container(model_uri: str, release: str, config: ServiceConfig) -> dict:
     resources = {"cpu": config.cpu, "memory": config.memory}
+    mounts = {"volumeMounts": [{"name": "spool", "mountPath": SPOOL}]} if config.data_uri else {}
     return {
-        "name": "kserve-container", "image": config.image,
+        "name": "kserve-container", "image": config.image, **mounts,
         "command": command(config.install),
         "env": _environment(model_uri, release, config),
         "ports": [{"containerPort": PORT, "protocol": "TCP"}],
@@ -218,11 +229,13 @@ def _environment(model_uri: str, release: str, config: ServiceConfig) -> list[di
     plain = {
         "STORAGE_URI": model_uri.rstrip("/") + "/",  # KServe lists by prefix: without the slash v1 also fetches v10
         VERSION_VARIABLE: release, "MODEL_NAME": config.name, "DATA_URI": config.data_uri,
+        SPOOL_VARIABLE: SPOOL if config.data_uri else "",
+        KEEP_SHARE_VARIABLE: str(config.keep_share) if config.data_uri and config.keep_share < 1 else "",
         LANGUAGE_MODEL_VARIABLE: "yes" if config.language_model else "",
         "HOME": "/tmp",  # where pip and caches may write, whatever user the pod runs as
     }
-    return [{"name": name, "value": value} for name, value in plain.items() if value] + secret_variables(
-        config.secret, SECRET_KEYS)
+    return [*({"name": name, "value": value} for name, value in plain.items() if value),
+            *secret_variables(config.secret, SECRET_KEYS), *secret_variables(BACKEND_SECRET, [BACKEND_PASSWORD])]
 
 
 def _probe(path: str, period: int, failures: int) -> dict:

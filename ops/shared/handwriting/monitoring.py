@@ -50,19 +50,28 @@ class Metrics:
         self.stored = Counter("handwriting_pictures_stored_total", "Users' pictures written to the bucket",
                               registry=own)
         self.lost = Counter("handwriting_pictures_lost_total", "Users' pictures that could not be kept", registry=own)
+        self.upload_failures = Counter("handwriting_pictures_upload_failures_total",
+                                       "Attempts to write users' pictures that failed and are made again", registry=own)
         self.waiting = Gauge("handwriting_pictures_waiting", "Users' pictures accepted and not yet written",
                              registry=own, multiprocess_mode="livesum")
+        self.waiting_bytes = Gauge("handwriting_pictures_waiting_bytes", "Bytes of these on the local disk",
+                                   registry=own, multiprocess_mode="livesum")
+        self.oldest = Gauge("handwriting_pictures_oldest_seconds", "Seconds that the oldest of these waits",
+                            registry=own, multiprocess_mode="livemax")
         self.confidence = Histogram("handwriting_confidence", "Confidence of each line that was read, 0 to 1",
                                     registry=own, buckets=CONFIDENCES)
         self.model = Gauge("handwriting_model_info", "1 for the version of the model that serves", ["version"],
                            registry=own, multiprocess_mode="livemax")
         self.exposed = _exposed(own)
 
-    def count_pictures(self, stored: int, lost: int, waiting: int) -> None:
-        """Adds changes, as `UserPictures.watch` tells them."""
+    def count_pictures(self, stored: int, lost: int, failures: int, waiting: int, size: int, oldest: float) -> None:
+        """Takes what `UserPictures` reports: three changes, and what waits now, its bytes and the age of the oldest."""
         self.stored.inc(stored)
         self.lost.inc(lost)
-        self.waiting.inc(waiting)
+        self.upload_failures.inc(failures)
+        self.waiting.set(waiting)
+        self.waiting_bytes.set(size)
+        self.oldest.set(oldest)
 
 
 def _exposed(own: CollectorRegistry) -> CollectorRegistry:

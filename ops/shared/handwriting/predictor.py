@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from handwriting import ml_backend
+from handwriting.admission import Gate, cores
 from handwriting.errors import ImageError
 from handwriting.layout import FIELD, MODEL_NAME, VERSION_HEADER
 from handwriting.monitoring import Metrics, Monitor
+from handwriting.page import TEXT_FIELD, keep_correction, page, tell_safety, wants_page
 from handwriting.protocols import Refused, add_routes, reading_json, wants_kept
 from handwriting.user_data import UserPictures
 
@@ -39,14 +42,16 @@ class Predictor:
         name: The model's name in KServe's protocols.
         metrics: Counts readings and kept pictures.
         release: What its version is called; empty for the version of the model alone.
+        gate: Lets in what can be read soon.
     """
 
     def __init__(self, reader: "Reader | None", store: UserPictures | None, name: str, metrics: Metrics,
-                 release: str = ""):
+                 release: str = "", gate: Gate | None = None):
         self.reader, self.store, self.release = reader, store, release
+        self.gate = gate or Gate.of(cores())
         self.name, self.metrics = name, metrics
         if store is not None:
-            store.watch = metrics.count_pictures
+            store.report_to(metrics.count_pictures)
 
     @property
     def version(self) -> str:
@@ -73,14 +78,19 @@ class Predictor:
 
         Raises:
             ImageError: A picture cannot be used; the message names it.
-            Refused: The model is not loaded yet.
+            Refused: The model is not loaded yet, or too many requests wait already.
         """
+        with self.gate:
+            readings = self._read_all(pictures, where)
+        if keep and self.store is not None:
+            for picture, reading in zip(pictures, readings):
+                self.store.offer(picture, reading_json(reading, self.version))
+        return readings
+
+    def _read_all(self, pictures: Sequence[bytes], where: str) -> "list[Reading]":
         readings = [self._read_one(picture, where and f"{where}[{number}]") for number, picture in enumerate(pictures)]
         for reading in readings:
             self.metrics.confidence.observe(reading.confidence)
-        if keep and self.store is not None:
-            for picture in pictures:
-                self.store.add(picture)
         return readings
 
     def _read_one(self, picture: bytes, place: str) -> "Reading":
@@ -93,7 +103,7 @@ class Predictor:
 
 
 def create_app(reader: "Reader | None", store: UserPictures | None = None, max_bytes: int = MAX_BYTES,
-               name: str = MODEL_NAME, release: str = "") -> Flask:
+               name: str = MODEL_NAME, release: str = "", data_uri: str = "", gate: Gate | None = None) -> Flask:
     """Makes the application.
 
     Args:
@@ -102,20 +112,26 @@ def create_app(reader: "Reader | None", store: UserPictures | None = None, max_b
         max_bytes: Largest request body in bytes.
         name: The model's name in KServe's protocols.
         release: What its version is called; empty for the version of the model alone.
+        data_uri: Where Label Studio's tasks have their pictures; empty for nowhere.
+        gate: Lets in what can be read soon; None for one by the cores there are.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_bytes
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     metrics = Metrics()
-    predictor = app.extensions["predictor"] = Predictor(reader, store, name, metrics, release)
+    predictor = app.extensions["predictor"] = Predictor(reader, store, name, metrics, release, gate)
     app.add_url_rule("/predict", view_func=predict, methods=["POST"])
+    app.add_url_rule("/correction", view_func=correct, methods=["POST"])
     app.add_url_rule("/healthz", view_func=alive)
     app.add_url_rule("/readyz", view_func=ready)
     app.add_url_rule("/", view_func=index)
     add_routes(app)
+    ml_backend.add_routes(app, data_uri)
     Monitor(metrics, lambda: predictor.version).watch(app)
+    app.before_request(_admit)
     app.after_request(_tell_version)
+    app.after_request(tell_safety)
     app.register_error_handler(Refused, _refused)
     app.register_error_handler(ImageError, _unusable_picture)
     app.register_error_handler(HTTPException, _http_error)
@@ -127,12 +143,30 @@ def _predictor() -> Predictor:
     return current_app.extensions["predictor"]
 
 
+def _admit() -> None:
+    """Refuses what would have to wait too long, before its body is read."""
+    if request.method == "POST":
+        _predictor().gate.check()
+
+
 def predict() -> Response:
-    """`POST /predict`: the text of the line, or JSON with confidences where `Accept` asks for it."""
+    """`POST /predict`: the text of the line, or JSON with confidences where `Accept` asks for it.
+
+    A JSON body is Label Studio's, whose ML backend has a route of the same name.
+    """
+    if request.is_json:
+        return ml_backend.predict_tasks()
     [reading] = _predictor().read([_uploaded_picture()], wants_kept())
     if request.accept_mimetypes.best_match(["text/plain", "application/json"]) == "application/json":
         return jsonify(reading_json(reading, _predictor().version))
     return Response(reading.text, content_type="text/plain; charset=utf-8")
+
+
+def correct() -> Response:
+    """`POST /correction`: a picture, and what a person says it shows; both are kept."""
+    predictor, picture = _predictor(), _uploaded_picture()
+    keep_correction(predictor.store, picture, request.form.getlist(TEXT_FIELD), predictor.version)
+    return Response(status=204)
 
 
 def alive() -> Response:
@@ -148,12 +182,20 @@ def ready() -> Response:
 
 
 def index() -> Response:
-    """`GET /`: what can be asked for."""
+    """`GET /`: the page for browsers, and for all others what can be asked for."""
     predictor = _predictor()
+    response = page(predictor.store is not None) if wants_page() else _routes(predictor)
+    response.vary.add("Accept")
+    return response
+
+
+def _routes(predictor: Predictor) -> Response:
     return jsonify(status="alive", version=predictor.version, routes={
-        "POST /predict": EXAMPLE, "GET /healthz": "alive", "GET /readyz": "model loaded", "GET /metrics": "Prometheus",
+        "POST /predict": EXAMPLE, "POST /correction": "the same with a field text",
+        "GET /healthz": "alive", "GET /readyz": "model loaded", "GET /metrics": "Prometheus",
         f"POST /v1/models/{predictor.name}:predict": "KServe V1",
-        f"POST /v2/models/{predictor.name}/infer": "Open Inference Protocol V2"})
+        f"POST /v2/models/{predictor.name}/infer": "Open Inference Protocol V2",
+        "POST /setup": "Label Studio's ML backend"})
 
 
 def _uploaded_picture() -> bytes:

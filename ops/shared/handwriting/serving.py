@@ -1,6 +1,6 @@
 """Runs the predictor under gunicorn: `python -m handwriting.serving --model FOLDER --port 8080`.
 
-The model and the thread that keeps users' pictures are made in each worker, after its fork.
+The model and the threads that keep users' pictures are made in each worker, after its fork.
 """
 
 import argparse
@@ -16,21 +16,24 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
-from handwriting.errors import HandwritingError
-from handwriting.layout import LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME, VERSION_VARIABLE
-from handwriting.user_data import UserPictures
+from handwriting.admission import Gate, cores
+from handwriting.errors import ConfigError, HandwritingError
+from handwriting.layout import (KEEP_SHARE_VARIABLE, LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME,
+                                SPOOL_VARIABLE, VERSION_VARIABLE)
+from handwriting.user_data import KeepConfig, UserPictures
 
+THREADS = 64  # cheap ones: most of them wait, and some must be free to refuse and to answer probes
 GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests first, then waiting pictures
-DRAIN = 10.0  # seconds of these for the pictures
+DRAIN = 10.0  # seconds of these for the pictures: what is in a pod's spool then is gone with the pod
 
 
 class Server(BaseApplication):
     """gunicorn around one model."""
 
     def __init__(self, model: str, data_uri: str, name: str, language_model: bool, release: str,
-                 options: dict[str, Any]):
+                 keep: KeepConfig, options: dict[str, Any]):
         self.model, self.data_uri, self.name, self.options = model, data_uri, name, options
-        self.language_model, self.release = language_model, release
+        self.language_model, self.release, self.keep = language_model, release, keep
         self.pictures: UserPictures | None = None
         super().__init__()
 
@@ -54,11 +57,12 @@ class Server(BaseApplication):
             # may use, and requests run beside each other anyway.
             reader = Reader.fetch(self.model, threads=1, language_model=self.language_model)
             if self.data_uri:
-                self.pictures = UserPictures(self.data_uri)
+                self.pictures = UserPictures(self.data_uri, self.keep)
         except HandwritingError as error:
             raise AppImportError(f"cannot serve {self.model}: {error}") from error
         log_to_stderr()
-        return create_app(reader, self.pictures, name=self.name, release=self.release)
+        return create_app(reader, self.pictures, name=self.name, release=self.release, data_uri=self.data_uri,
+                          gate=Gate.of(max(1, cores() // self.options["workers"])))
 
 
 def _drain(arbiter: Any, worker: Any) -> None:
@@ -76,7 +80,8 @@ def _forget(arbiter: Any, worker: Any) -> None:
 
 
 def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "", workers: int = 1,
-          threads: int = 4, name: str = MODEL_NAME, language_model: bool = False, release: str = "") -> None:
+          threads: int = THREADS, name: str = MODEL_NAME, language_model: bool = False, release: str = "",
+          keep: KeepConfig = KeepConfig()) -> None:
     """Serves one model until SIGTERM or SIGINT, and ends the process.
 
     Args:
@@ -85,10 +90,11 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
         port: TCP port.
         data_uri: Where users' pictures are kept; empty keeps nothing.
         workers: Processes, each with its own model in memory.
-        threads: Requests a process answers at the same time.
+        threads: Connections a process holds open; how many of their requests are read at a time the gate decides.
         name: The model's name in KServe's protocols.
         language_model: Read by beam search with the bundle's language model.
         release: What answers give as the version; empty for that of the bundle.
+        keep: Which pictures are kept, and how many may wait.
 
     Raises:
         SystemExit: Always: 0 after a signal, not 0 when the model or the address cannot be used.
@@ -101,7 +107,7 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
         "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
     }
     with _metrics_of(workers):
-        Server(model, data_uri, name, language_model, release, options).run()
+        Server(model, data_uri, name, language_model, release, keep.of_each(workers), options).run()
 
 
 @contextmanager
@@ -129,16 +135,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--name", default=os.environ.get("MODEL_NAME", MODEL_NAME), help="name in KServe's protocols")
     parser.add_argument("--language-model", action="store_true",
                         default=bool(os.environ.get(LANGUAGE_MODEL_VARIABLE)), help="read with the bundle's")
     parser.add_argument("--release", default=os.environ.get(VERSION_VARIABLE, ""), help="what answers give as version")
-    options = parser.parse_args(arguments)
-    if not options.model:
+    parser.add_argument("--spool", default=os.environ.get(SPOOL_VARIABLE, ""),
+                        help="folder on the local disk where users' pictures wait (default: a temporary one)")
+    parser.add_argument("--keep-share", type=float, default=os.environ.get(KEEP_SHARE_VARIABLE) or "1",
+                        help="share of users' pictures that is kept, 0 to 1")
+    options = vars(parser.parse_args(arguments))
+    if not options["model"]:
         parser.error("give --model or set STORAGE_URI")
+    try:
+        keep = KeepConfig(options.pop("spool"), options.pop("keep_share"))
+    except ConfigError as error:
+        parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    serve(**vars(options))
+    serve(**options, keep=keep)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,160 @@
+"""Compares how a bundle is served with the tutorial's way, and with ONNX Runtime alone, under load on one machine.
+
+Servers and clients share the machine, one server at a time. A client sends its next line when it has the answer to the
+one before (a closed loop), over a connection that stays open.
+"""
+
+import http.client
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from handwriting.layout import FIELD
+from pipeline.servers import ProcessServer, free_port
+
+log = logging.getLogger(__name__)
+
+CLIENTS = (1, 4, 16, 64)
+BOUNDARY = "bench"
+PICTURES = 200  # lines that are sent again and again
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Load(NamedTuple):
+    """What clients saw: readings a second, milliseconds of half and of 99 % of them, and how many were refused."""
+
+    per_second: float
+    p50: float
+    p99: float
+    refused: int
+
+
+def bench_serving(model: str, data: Path, seconds: float, language_model: bool = False,
+                  clients: Sequence[int] = CLIENTS) -> dict[str, Any]:
+    """Measures each way of serving with growing numbers of clients.
+
+    Args:
+        model: The bundle, a local folder.
+        data: Folder in the bucket's layout; its test lines are sent.
+        seconds: Of each measurement.
+        language_model: Read with the bundle's language model.
+        clients: How many at a time.
+
+    Returns:
+        Rows by server and number of clients, and readings a second of ONNX Runtime alone.
+
+    Raises:
+        HandwritingError: A server does not start.
+    """
+    pictures = [path.read_bytes() for path in sorted((data / "test" / "images").iterdir())[:PICTURES]]
+    workers = len(os.sched_getaffinity(0))
+    rows: dict[str, dict[int, Load]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        for name, arguments in (("reference", ["pipeline.reference_server"]),
+                                ("ours", ["handwriting.serving", "--model", model, "--workers", str(workers),
+                                          *(["--language-model"] if language_model else [])])):
+            with _server(name, arguments, Path(scratch)) as server:
+                port = int(server.probe.rsplit(":", 1)[1].partition("/")[0])
+                for count in clients:
+                    log.info("measuring: %s, %d clients", name, count)
+                    rows.setdefault(name, {})[count] = _alone(send, port, pictures, count, seconds)
+    log.info("measuring: ONNX Runtime alone")
+    bare = sum(_bare(model, pictures, workers, seconds))
+    return {"rows": {name: {count: load._asdict() for count, load in loads.items()} for name, loads in rows.items()},
+            "bare": round(bare, 1), "workers": workers}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Returns a result as a Markdown table."""
+    names = {"reference": "the tutorial's: Flask's own server, one thread, PyTorch",
+             "ours": f"ours, {result['workers']} workers"}
+    rows = [f"| {names[name]} | {count} | {load['per_second']:.1f} | {load['p50']:.0f} | {load['p99']:.0f} | "
+            f"{load['refused']} |" for name, loads in result["rows"].items() for count, load in loads.items()]
+    most = {name: max(load["per_second"] for load in loads.values()) for name, loads in result["rows"].items()}
+    return "\n".join(["| server | clients | readings/s | p50, ms | p99, ms | refused |", "|---|---|---|---|---|---|",
+                      *rows, f"| ONNX Runtime alone, {result['workers']} processes | | {result['bare']:.1f} | | | |",
+                      f"\n{most['ours'] / most['reference']:.1f} times the tutorial's readings a second; "
+                      f"{most['ours'] / result['bare']:.0%} of ONNX Runtime's own."])
+
+
+def _server(name: str, arguments: list[str], folder: Path) -> AbstractContextManager[ProcessServer]:
+    port = free_port()
+    path = os.pathsep.join([str(ROOT), str(ROOT / "ops" / "shared")])
+    return ProcessServer(name, [sys.executable, "-m", *arguments, "--port", str(port)],
+                         f"http://127.0.0.1:{port}/healthz", folder / f"{name}.log",
+                         env={**os.environ, "PYTHONPATH": path, "DATA_URI": ""})
+
+
+def _alone(function: Any, *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def send(port: int, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
+    """Sends pictures from many clients for a while."""
+    bodies = [multipart(picture) for picture in pictures]
+    times: list[float] = []
+    refused: list[int] = []
+    end = time.monotonic() + seconds
+
+    def client(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        turn = number
+        while (began := time.monotonic()) < end:
+            turn += 1
+            connection.request("POST", "/predict", bodies[turn % len(bodies)],
+                               {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == 200:
+                times.append(1000 * (time.monotonic() - began))
+            else:
+                refused.append(answer.status)
+                time.sleep(0.05)  # a client that is refused does not ask again at once
+
+    threads = [threading.Thread(target=client, args=(7 * number,)) for number in range(clients)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    p50, p99 = np.percentile(times, [50, 99]) if times else (float("nan"),) * 2
+    return Load(len(times) / (time.monotonic() - began), float(p50), float(p99), len(refused))
+
+
+def multipart(picture: bytes) -> bytes:
+    """Returns the body of a request to `/predict`, as curl's `-F file=@line.png` makes it."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{FIELD}"; filename="line.png"\r\n\r\n'
+    return head.encode() + picture + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def _bare(model: str, pictures: Sequence[bytes], workers: int, seconds: float) -> list[float]:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(run_session, [model] * workers, [pictures] * workers, [seconds] * workers))
+
+
+def run_session(model: str, pictures: Sequence[bytes], seconds: float) -> float:
+    """Runs the network alone, one thread, on lines that are ready; returns lines a second."""
+    from handwriting.ctc import STEP
+    from handwriting.image import read_line, to_input
+    from handwriting.reader import Reader
+
+    reader = Reader.load(Path(model), threads=1)
+    lines = [read_line(picture, reader.config.image) for picture in pictures]
+    inputs = [np.pad(to_input(line), ((0, 0), (0, -line.shape[1] % STEP)))[None, None] for line in lines]
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        reader.session.run(None, {"images": inputs[count % len(inputs)]})
+        count += 1
+    return count / (time.monotonic() - began)
