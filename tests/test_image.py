@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from handwriting import image
 from handwriting.errors import ConfigError, ImageError
-from handwriting.image import ImageConfig, decode, normalize, read_line, scale, to_input
+from handwriting.image import ImageConfig, decode, normalize, percentiles, read_line, scale, to_input
 
 CONFIG = ImageConfig(height=64)
 ROTATED = Image.Exif()
@@ -275,3 +275,12 @@ def test_input_is_ink_on_nothing_so_that_padding_is_paper():
 def test_bounds_out_of_range_are_refused(bounds):
     with pytest.raises(ConfigError):
         ImageConfig(**bounds)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_percentiles_by_counting_are_those_of_numpy(seed):
+    rng = np.random.default_rng(seed)
+    for size in ((1, 1), (3, 7), (48, 333)):
+        grey = rng.integers(0, 256, size, dtype=np.uint8)
+        wanted = (0, 1, 50, 75, 99.5, 100)
+        assert percentiles(grey, wanted).tolist() == np.percentile(grey, wanted).tolist()

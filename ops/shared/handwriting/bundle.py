@@ -4,7 +4,7 @@
 |---|---|
 | config.json | version, network, image function, alphabet, training settings, dataset; written last |
 | model.safetensors | weights |
-| model.onnx | the same network for serving: images float32 [B, 1, height, W] -> log_probs float32 [B, W/4, classes] |
+| model.onnx | the network for ONNX Runtime: images float32 [B, 1, height, W] -> log_probs float32 [B, W/4, classes] |
 | language_model.json | the labels' character n-grams, for beam search |
 | metrics.json | validation scores of every epoch |
 | code/<digest>/handwriting/ | a predictor that serves it; added by the deploy step, as all that follows |

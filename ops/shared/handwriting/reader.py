@@ -81,13 +81,17 @@ class Reader:
 
     def read_pixels(self, line: np.ndarray) -> Reading:
         """Reads one line, uint8 [height, width] as `image.read_line` gives it."""
-        padding = -line.shape[1] % STEP
-        images_B1HW = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
-        log_probs = self.session.run(None, {"images": images_B1HW})[0][0]
-        log_probs = log_probs[:max(1, steps(line.shape[1]))]
+        log_probs = log_probs_of(self.session, line)
         if self.language_model:
             return decode_beam(log_probs, self.alphabet, self.language_model)
         return decode_greedy(log_probs, self.alphabet)
+
+
+def log_probs_of(session: onnxruntime.InferenceSession, line: np.ndarray) -> np.ndarray:
+    """Runs the network on one line, uint8 [height, width]; returns float32 [steps, classes]."""
+    padding = -line.shape[1] % STEP
+    images_B1HW = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
+    return session.run(None, {"images": images_B1HW})[0][0][:max(1, steps(line.shape[1]))]
 
 
 def _language_model(folder: Path) -> LanguageModel | None:

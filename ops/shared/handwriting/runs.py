@@ -34,12 +34,14 @@ from handwriting.fusion import best_fusion
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.language_model import LanguageModel
 from handwriting.model import CRNN
+from handwriting.quantization import quantize
 from handwriting.store import Store, join, open_store, read_json, write_json
 from handwriting.training import CHECKPOINT, Epoch, Trained, Trainer
 
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
+CHECKED_LINES = 150  # validation lines that the 8-bit network must read as well as the exact one
 FUSION_LINES = 150  # validation lines that decide how much the language model counts
 CHAMPION = "champion"  # as `start`: the bundle that serves
 SAME = 1e-3  # log-probabilities of PyTorch and ONNX Runtime may differ by float32 rounding, no more
@@ -257,6 +259,9 @@ def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, langua
     model = CRNN(model_config, Alphabet(dataset.manifest.alphabet).classes, dataset.manifest.image.height)
     model.load_state_dict(trained.weights)
     _export_onnx(model.eval(), dataset.manifest.image.height, folder / ONNX)
+    lines = dataset.lines("validation")[:CHECKED_LINES]
+    quantize(folder / ONNX, [dataset.pixels(line) for line in lines], [line.text for line in lines],
+             Alphabet(dataset.manifest.alphabet))
     metrics = {"best_epoch": trained.best.number, **trained.best.scores.as_dict(),
                "epochs": [epoch.metrics() for epoch in trained.history]}
     write_json(open_store(str(folder)), METRICS, metrics)
