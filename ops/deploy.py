@@ -23,6 +23,7 @@ def deploy(
     machine: str = "x86_64",
     install: bool = True,
     language_model: bool = True,
+    keep_share: float = 1.0,
     min_replicas: int = 1,
     max_replicas: int = 3,
     canary: int = 10,
@@ -47,6 +48,7 @@ def deploy(
         machine: Machine of the image: "x86_64" or "aarch64".
         install: Install the wheels of the bundle; False for an image that has the packages.
         language_model: Read by beam search with the bundle's language model.
+        keep_share: Share of the users' pictures that is kept, 0 (none) to 1.
         min_replicas: Fewest pods; 0 in Knative mode only.
         max_replicas: Most pods.
         canary: Percent of the requests that a new version gets before it has answered; Knative mode only.
@@ -68,11 +70,10 @@ def deploy(
     from handwriting.smoke_test import smoke_test
     from handwriting.store import join
 
-    config = ServiceConfig(name=name, namespace=namespace, mode=mode, image=image, python=python, machine=machine,
-                           install=install, language_model=language_model, min_replicas=min_replicas,
-                           max_replicas=max_replicas,
-                           canary_percent=canary if mode in KNATIVE_MODES else None,
-                           data_uri=join(bucket, layout.DATA))
+    config = ServiceConfig(
+        name=name, namespace=namespace, mode=mode, image=image, python=python, machine=machine, install=install,
+        language_model=language_model, keep_share=keep_share, min_replicas=min_replicas, max_replicas=max_replicas,
+        canary_percent=canary if mode in KNATIVE_MODES else None, data_uri=join(bucket, layout.DATA))
     service = run(model, config, apply, WaitConfig(timeout=timeout), smoke_test if smoke else None)
     Path(manifest.path).write_text(json.dumps(service.manifest, indent=1), "utf-8")
     return service.url, service.version

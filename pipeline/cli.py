@@ -291,11 +291,14 @@ def _read(reader: Any, path: Path) -> dict[str, Any]:
 
 
 def _add_serve(commands: Any) -> None:
+    from handwriting.user_data import KeepConfig
+
     command = _command(commands, serve_command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
     command.add_argument("--host", default="0.0.0.0")
     command.add_argument("--port", type=int, default=8080)
     command.add_argument("--data-uri", default="", help="keep users' pictures below this URI (default: keep none)")
+    _add_config(command, KeepConfig, ["spool", "share"])
     command.add_argument("--workers", type=int, default=1, help="processes, each with the model in memory")
     command.add_argument("--threads", type=int, default=64, help="connections a process holds open")
     _add_language_model_option(command)
@@ -304,9 +307,10 @@ def _add_serve(commands: Any) -> None:
 def serve_command(options: argparse.Namespace) -> None:
     """Serves a bundle over HTTP until Ctrl-C."""
     from handwriting.serving import serve
+    from handwriting.user_data import KeepConfig
 
     serve(options.model, options.host, options.port, options.data_uri, options.workers, options.threads,
-          language_model=options.language_model)
+          language_model=options.language_model, keep=_config(KeepConfig, options))
 
 
 def _add_wheels(commands: Any) -> None:

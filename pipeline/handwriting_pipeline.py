@@ -134,6 +134,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         namespace: str = "kubeflow-user",
         mode: str = "Standard",
         image: str = BASE_IMAGE,
+        keep_share: float = 1.0,
         min_replicas: int = 1,
         max_replicas: int = 3,
         canary: int = 10,
@@ -178,6 +179,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             namespace: Namespace of the InferenceService.
             mode: KServe's deployment mode, "Standard" or "Knative"; "RawDeployment" or "Serverless" up to KServe 0.15.
             image: Image of the predictor; Python 3.11 with pip.
+            keep_share: Share of the users' pictures that the predictor keeps, 0 (none) to 1.
             min_replicas: Fewest pods; 0 in Knative mode only.
             max_replicas: Most pods.
             canary: Percent of the requests that a new version gets before it has answered; Knative mode only.
@@ -230,7 +232,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
                 service = _with_secrets(deploy(
                     model=model, bucket=bucket, name=name, namespace=namespace, mode=mode, image=image,
                     min_replicas=min_replicas, max_replicas=max_replicas, canary=canary, smoke=smoke, apply=apply,
-                    language_model=language_model), S3_SECRET)
+                    language_model=language_model, keep_share=keep_share), S3_SECRET)
                 service.set_caching_options(False)  # the cluster may have changed
 
     return handwriting_pipeline
