@@ -1,10 +1,14 @@
 """Training goes on from a bundle: what it knew it still knows, also with letters it has never seen."""
 
+import shutil
+
 import pytest
 import torch
 
 from handwriting import runs
 from handwriting.alphabet import Alphabet
+from handwriting.bundle import CURRENT
+from handwriting.dataset import LATEST
 from handwriting.errors import DataError, MissingError
 from handwriting.finetuning import Start, fitted, load_start
 from handwriting.hyperparameters import ModelConfig, TrainConfig
@@ -12,6 +16,7 @@ from handwriting.image import ImageConfig
 from handwriting.labels import LabelConfig
 from handwriting.model import CRNN
 from handwriting.packing import PackConfig, pack_folder
+from handwriting.store import open_store, read_json, write_json
 
 SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), TrainConfig(epochs=2)
 
@@ -69,6 +74,31 @@ def test_fine_tuning_goes_on_where_the_bundle_stopped(model, other_dataset, tmp_
     assert tuned.epochs[0]["train_loss"] < fresh.epochs[0]["train_loss"]
     assert tuned.model != fresh.model and tuned.trained
     assert not train(model.model).trained  # it is found again, as every run is
+
+
+def test_the_champion_is_fine_tuned_and_without_one_training_begins_anew(model, other_dataset, tmp_path):
+    models = tmp_path / "models"
+
+    def train():
+        return runs.train(other_dataset, str(models), str(tmp_path / "runs"), SMALL, SHORT, start=runs.CHAMPION)
+
+    fresh = train()
+    version = model.model.rpartition("/")[2]
+    shutil.copytree(model.model, models / version)
+    write_json(open_store(str(models)), CURRENT, {"id": version})
+    tuned = train()
+    assert tuned.trained and tuned.model != fresh.model
+    assert tuned.epochs[0]["train_loss"] < fresh.epochs[0]["train_loss"]
+
+
+def test_of_a_fine_tuned_and_a_fresh_network_the_better_reader_is_kept(model, other_dataset, tmp_path):
+    models, told = str(tmp_path / "models"), []
+    found = runs.train(other_dataset, models, str(tmp_path / "runs"), SMALL, SHORT,
+                       lambda number, metrics: told.append(number), start=model.model, compare=True)
+    results = [read_json(open_store(str(path.parent)), path.name) for path in (tmp_path / "runs").glob("*/result.json")]
+    cers = {result["version"]: result["epochs"][result["best"] - 1]["val_cer"] for result in results}
+    assert len(cers) == 2 and found.cer == min(cers.values()) and told == [*range(1, 2 * SHORT.epochs + 1)]
+    assert read_json(open_store(models), LATEST)["id"] == found.model.rpartition("/")[2]
 
 
 def test_a_bundle_of_this_very_dataset_is_the_result_itself(model, small_dataset, tmp_path):
