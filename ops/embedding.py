@@ -47,7 +47,7 @@ def _archive(source: str) -> str:
 
 
 def without_prose(source: str) -> str:
-    """Returns a module without docstrings and comments, a third of its size; every statement stays on its line.
+    """Returns a module without docstrings and comments, two thirds of its size; every statement stays on its line.
 
     The workflow object holds each component's source several times, and may have 1 MiB in all.
     """

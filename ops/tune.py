@@ -70,7 +70,8 @@ def tune(
     from pathlib import Path
 
     from handwriting import layout
-    from handwriting.experiment import Step, TuneConfig
+    from handwriting.component import Step
+    from handwriting.experiment import TuneConfig
     from handwriting.searches import search_here, search_with_katib
     from handwriting.store import join
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from handwriting.admission import cores
 from handwriting.layout import FIELD
 from pipeline.servers import ProcessServer, free_port
 
@@ -59,7 +60,7 @@ def bench_serving(model: str, data: Path, seconds: float, language_model: bool =
         HandwritingError: A server does not start.
     """
     pictures = [path.read_bytes() for path in sorted((data / "test" / "images").iterdir())[:PICTURES]]
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     rows: dict[str, dict[int, Load]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         for name, arguments in (("reference", ["pipeline.reference_server"]),

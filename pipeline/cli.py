@@ -7,30 +7,25 @@ import argparse
 import json
 import logging
 import os
-import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import docstring_parser
+from typing import Any
 
 from handwriting import layout
 from handwriting.alphabet import VIETNAMESE
-from handwriting.errors import ConfigError, HandwritingError, ImageError
+from handwriting.errors import HandwritingError, ImageError
 from handwriting.image import ImageConfig
 from handwriting.inference_service import ServiceConfig
 from handwriting.labels import LabelConfig
 from handwriting.packing import PackConfig
 from handwriting.store import join
+from pipeline import kubeflow_commands
+from pipeline.command_options import add_command, add_config, config_of
 
 log = logging.getLogger("pipeline")
 
-Config = TypeVar("Config")
 TRIAL_OPTIONS = ("epochs", "weight_decay", "patience", "minutes", "seed")  # what a search takes as it is
 DEFAULT_SAMPLE_BOUND = 0.10  # CER on the held-out sample lines
 
@@ -59,55 +54,25 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve,
-                _add_wheels, _add_manifest, _add_bench, _add_run, _add_webhook, _add_upload, _add_schedule,
-                _add_unschedule, _add_list):
+                _add_wheels, _add_manifest, _add_bench, _add_run, kubeflow_commands.add_commands):
         add(commands)
     return top
-
-
-def _command(commands: Any, function: Any) -> argparse.ArgumentParser:
-    """Adds a command named and described as its function."""
-    text = function.__doc__.strip()
-    added = commands.add_parser(function.__name__.removesuffix("_command"), help=text.splitlines()[0], description=text,
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    added.set_defaults(command=function)
-    return added
-
-
-def _add_config(command: argparse.ArgumentParser, config: type, only: Sequence[str] = ()) -> None:
-    """Adds an option for each plain field of a config; its docstring is the help."""
-    help_of = {p.arg_name: p.description for p in docstring_parser.parse(config.__doc__ or "").params}
-    for field in fields(config):
-        if not isinstance(field.default, (int, float, str)) or only and field.name not in only:
-            continue
-        kind: dict[str, Any] = {"type": type(field.default)}
-        if isinstance(field.default, bool):  # --x and --no-x: bool("False") would be true
-            kind = {"action": argparse.BooleanOptionalAction}
-        command.add_argument(f"--{field.name.replace('_', '-')}", **kind, default=field.default,
-                             help=(help_of.get(field.name) or field.name).replace("%", "%%"))
-
-
-def _config(config: type[Config], options: argparse.Namespace, **more: Any) -> Config:
-    """Makes a config from the options it added."""
-    given = {field.name: getattr(options, field.name) for field in fields(config)  # type: ignore[arg-type]
-             if hasattr(options, field.name)}
-    return config(**{**given, **more})
 
 
 def _add_packing_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--alphabet", default="", help='the characters, or "labels" to take them from the training '
                                                         "labels (default: the 207 Vietnamese ones)")
-    _add_config(command, PackConfig, ["max_rejects"])
-    _add_config(command, ImageConfig, ["height", "max_width"])
-    _add_config(command, LabelConfig, ["min_characters", "max_characters"])
+    add_config(command, PackConfig, ["max_rejects"])
+    add_config(command, ImageConfig, ["height", "max_width"])
+    add_config(command, LabelConfig, ["min_characters", "max_characters"])
 
 
 def _pack_config(options: argparse.Namespace) -> PackConfig:
-    return PackConfig(_config(ImageConfig, options), options.alphabet or VIETNAMESE, options.max_rejects)
+    return PackConfig(config_of(ImageConfig, options), options.alphabet or VIETNAMESE, options.max_rejects)
 
 
 def _add_pack(commands: Any) -> None:
-    command = _command(commands, pack_command)
+    command = add_command(commands, pack_command)
     command.add_argument("--data", required=True, help="s3:// prefix or folder with {train,...}/images and labels.json")
     command.add_argument("--out", required=True, help="where datasets live; this one becomes <out>/<id>")
     _add_packing_options(command)
@@ -117,18 +82,22 @@ def pack_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Packs a folder in the bucket's layout into a dataset."""
     from handwriting.packing import pack_folder
 
-    return pack_folder(options.data, options.out, _pack_config(options), _config(LabelConfig, options)).summary()
+    return pack_folder(options.data, options.out, _pack_config(options), config_of(LabelConfig, options)).summary()
 
 
-def _add_preprocess(commands: Any) -> None:
-    command = _command(commands, preprocess_command)
+def _add_label_studio_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--label-studio-url", default=os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080"),
                          help="address; the token comes from LABEL_STUDIO_TOKEN")
     command.add_argument("--project", type=int, required=True, help="number of the project")
     command.add_argument("--data", required=True, help="s3:// prefix of the pictures, as the tasks name it")
+
+
+def _add_preprocess(commands: Any) -> None:
+    command = add_command(commands, preprocess_command)
+    _add_label_studio_options(command)
     command.add_argument("--out", required=True, help="where datasets live; this one becomes <out>/<id>")
     command.add_argument("--sync", action="store_true", help="let Label Studio look for new pictures first")
-    _add_config(command, LabelConfig, ["captioning", "caption", "quality", "bad"])
+    add_config(command, LabelConfig, ["captioning", "caption", "quality", "bad"])
     _add_packing_options(command)
 
 
@@ -138,16 +107,13 @@ def preprocess_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from handwriting.preprocessing import preprocess
 
     client = label_studio.from_environment(options.label_studio_url)
-    return preprocess(client, options.project, options.data, options.out, _config(LabelConfig, options),
+    return preprocess(client, options.project, options.data, options.out, config_of(LabelConfig, options),
                       _pack_config(options), options.sync).summary()
 
 
 def _add_prelabel(commands: Any) -> None:
-    command = _command(commands, prelabel_command)
-    command.add_argument("--label-studio-url", default=os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080"),
-                         help="address; the token comes from LABEL_STUDIO_TOKEN")
-    command.add_argument("--project", type=int, required=True, help="number of the project")
-    command.add_argument("--data", required=True, help="s3:// prefix of the pictures, as the tasks name it")
+    command = add_command(commands, prelabel_command)
+    _add_label_studio_options(command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
     command.add_argument("--language-model", action=argparse.BooleanOptionalAction, default=True,
                          help="read by beam search with the bundle's language model")
@@ -155,7 +121,7 @@ def _add_prelabel(commands: Any) -> None:
                          help="let Label Studio look for new pictures first")
     command.add_argument("--uncertain-first", action=argparse.BooleanOptionalAction, default=True,
                          help="let the project show these predictions, and the least certain ones first")
-    _add_config(command, LabelConfig, ["caption"])
+    add_config(command, LabelConfig, ["caption"])
 
 
 def prelabel_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -171,7 +137,7 @@ def prelabel_command(options: argparse.Namespace) -> Mapping[str, Any]:
 def _add_train(commands: Any) -> None:
     from handwriting.hyperparameters import ModelConfig, TrainConfig
 
-    command = _command(commands, train_command)
+    command = add_command(commands, train_command)
     command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
     command.add_argument("--out", required=True, help="where models live; this one becomes <out>/<version>")
     command.add_argument("--runs", default="", help="where checkpoints live (default: <out>/runs)")
@@ -182,8 +148,8 @@ def _add_train(commands: Any) -> None:
                          help="with --start, also train with new weights, and keep what reads better")
     command.add_argument("--processes", type=int, default=0, help="that train together; 0 for one a GPU")
     command.add_argument("--reports", type=Path, help="local folder for curves.html and an offline Comet archive")
-    _add_config(command, TrainConfig)
-    _add_config(command, ModelConfig)
+    add_config(command, TrainConfig)
+    add_config(command, ModelConfig)
 
 
 def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -193,7 +159,7 @@ def train_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from handwriting.runs import train
     from handwriting.tracking import Comet
 
-    config, model = _config(TrainConfig, options), _config(ModelConfig, options)
+    config, model = config_of(TrainConfig, options), config_of(ModelConfig, options)
     runs = options.runs or join(options.out, layout.RUNS)
     if not options.reports:
         return train(options.dataset, options.out, runs, model, config,
@@ -210,12 +176,12 @@ def _add_tune(commands: Any) -> None:
     from handwriting.experiment import TuneConfig
     from handwriting.hyperparameters import TrainConfig
 
-    command = _command(commands, tune_command)
+    command = add_command(commands, tune_command)
     command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
     command.add_argument("--out", default=layout.TUNING, help="where the trials' models and runs lie")
     command.add_argument("--report", type=Path, default=Path("tuning.html"), help="page to write")
-    _add_config(command, TuneConfig, ["algorithm", "trials", "failures", "stop_early"])
-    _add_config(command, TrainConfig, TRIAL_OPTIONS)
+    add_config(command, TuneConfig, ["algorithm", "trials", "failures", "stop_early"])
+    add_config(command, TrainConfig, TRIAL_OPTIONS)
 
 
 def tune_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -229,7 +195,7 @@ def tune_command(options: argparse.Namespace) -> Mapping[str, Any]:
 
     given = {name: getattr(options, name) for name in TRIAL_OPTIONS}
     arguments = {"dataset": _absolute(options.dataset), "bucket": _absolute(options.out), **given}
-    found = search_here(train_step(), arguments, _config(TuneConfig, options, parallel=1))
+    found = search_here(train_step(), arguments, config_of(TuneConfig, options, parallel=1))
     options.report.write_text(found.page, "utf-8")
     return {**found.summary(), "report": str(options.report)}
 
@@ -245,7 +211,7 @@ def _add_language_model_option(command: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    command = _command(commands, evaluate_command)
+    command = add_command(commands, evaluate_command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
     command.add_argument("--dataset", required=True, help="a dataset, or the folder of datasets (its latest)")
     command.add_argument("--split", default="test", choices=["train", "validation", "test"])
@@ -264,7 +230,7 @@ def evaluate_command(options: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _add_read(commands: Any) -> None:
-    command = _command(commands, read_command)
+    command = add_command(commands, read_command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
     _add_language_model_option(command)
     command.add_argument("image", nargs="+", type=Path, help="pictures of one line each")
@@ -293,12 +259,12 @@ def _read(reader: Any, path: Path) -> dict[str, Any]:
 def _add_serve(commands: Any) -> None:
     from handwriting.user_data import KeepConfig
 
-    command = _command(commands, serve_command)
+    command = add_command(commands, serve_command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
     command.add_argument("--host", default="0.0.0.0")
     command.add_argument("--port", type=int, default=8080)
     command.add_argument("--data-uri", default="", help="keep users' pictures below this URI (default: keep none)")
-    _add_config(command, KeepConfig, ["spool", "share"])
+    add_config(command, KeepConfig, ["spool", "share"])
     command.add_argument("--workers", type=int, default=1, help="processes, each with the model in memory")
     command.add_argument("--threads", type=int, default=64, help="connections a process holds open")
     _add_language_model_option(command)
@@ -310,13 +276,13 @@ def serve_command(options: argparse.Namespace) -> None:
     from handwriting.user_data import KeepConfig
 
     serve(options.model, options.host, options.port, options.data_uri, options.workers, options.threads,
-          language_model=options.language_model, keep=_config(KeepConfig, options))
+          language_model=options.language_model, keep=config_of(KeepConfig, options))
 
 
 def _add_wheels(commands: Any) -> None:
-    command = _command(commands, wheels_command)
+    command = add_command(commands, wheels_command)
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
-    _add_config(command, ServiceConfig, ["python", "machine"])
+    add_config(command, ServiceConfig, ["python", "machine"])
 
 
 def wheels_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -325,17 +291,17 @@ def wheels_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from handwriting.bundle import find_bundle
     from handwriting.store import open_store
 
-    config = _config(ServiceConfig, options)
+    config = config_of(ServiceConfig, options)
     bundle = open_store(find_bundle(options.model))
     code = release.add_code(bundle)
     return {"code": code, "wheels": wheels.ensure(bundle, code, wheels.Target(config.python, config.machine))}
 
 
 def _add_manifest(commands: Any) -> None:
-    command = _command(commands, manifest_command)
+    command = add_command(commands, manifest_command)
     command.add_argument("--model-uri", required=True, help="the bundle, s3://.../models/<version>")
     command.add_argument("--canary-percent", type=int, help="share of the requests for it, in Knative mode")
-    _add_config(command, ServiceConfig)
+    add_config(command, ServiceConfig)
 
 
 def manifest_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -344,11 +310,11 @@ def manifest_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from handwriting.inference_service import manifest
 
     version = options.model_uri.rstrip("/").rpartition("/")[2]
-    return manifest(options.model_uri, release.name(version), _config(ServiceConfig, options))
+    return manifest(options.model_uri, release.name(version), config_of(ServiceConfig, options))
 
 
 def _add_bench(commands: Any) -> None:
-    command = _command(commands, bench_command)
+    command = add_command(commands, bench_command)
     command.add_argument("--data", type=Path, help="folder in the bucket's layout (default: rendered sample lines)")
     command.add_argument("--transfers", action="store_true", help="compare how pictures travel instead of training")
     command.add_argument("--serving", default="", metavar="MODEL", help="compare how this bundle, a local folder, is "
@@ -384,7 +350,7 @@ def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _add_run(commands: Any) -> None:
-    command = _command(commands, run_command)
+    command = add_command(commands, run_command)
     command.add_argument("--data", default="", help="folder in the bucket's layout (default: rendered sample lines)")
     command.add_argument("--folder", type=Path, default=Path(".run"), help="where servers, samples and logs live")
     command.add_argument("--once", action="store_true", help="stop after the check; status 0 where it held")
@@ -410,136 +376,3 @@ def run_command(options: argparse.Namespace) -> Mapping[str, Any]:
         if not options.once:
             run.wait()
     return result
-
-
-def _add_webhook(commands: Any) -> None:
-    from pipeline.new_labels import StartConfig
-
-    command = _command(commands, webhook_command)
-    command.add_argument("--project", type=int, required=True, help="number of the project")
-    command.add_argument("--bucket", required=True, help="s3:// bucket that the runs get")
-    command.add_argument("--label-studio-url", default=os.environ.get("LABEL_STUDIO_URL", "http://localhost:8080"),
-                         help="address, as the runs see it; with LABEL_STUDIO_TOKEN labels that no event told of count")
-    _add_config(command, StartConfig)
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
-    command.add_argument("--kfp-host", default="", help="address of Kubeflow Pipelines (default: as kfp finds it)")
-    command.add_argument("--kfp-namespace", default="", help="namespace of the runs in a multi-user Kubeflow")
-    command.add_argument("--run-command", default="", help="a run is this command on this machine, not Kubeflow's")
-    command.add_argument("--state", default="", help="s3:// URI or folder of the count (default: <bucket>/webhook)")
-    command.add_argument("--register", default="", metavar="URL", help="let Label Studio send its events to this "
-                                                                       "address of mine, .../webhook")
-    command.add_argument("--poll", type=float, default=15.0, help="seconds between two looks at clock and run")
-    command.add_argument("--host", default="0.0.0.0")
-    command.add_argument("--port", type=int, default=8080)
-
-
-def webhook_command(options: argparse.Namespace) -> None:
-    """Starts a run after some new labels, or after some minutes without another one; serves until Ctrl-C.
-
-    Label Studio's events come to POST /webhook with the secret of HANDWRITING_WEBHOOK_SECRET. GET /status tells the
-    count.
-    """
-    from handwriting import label_studio
-    from handwriting.store import open_store
-    from pipeline import webhook
-    from pipeline.label_events import labels_since
-    from pipeline.labelling import ensure_webhook
-    from pipeline.new_labels import NewLabels, StartConfig
-    from pipeline.run_starter import RunStarter
-
-    secret, config = webhook.secret_from_environment(), _config(StartConfig, options)
-    store = open_store(options.state or join(options.bucket, webhook.FOLDER))
-    runs, look_up = _runs(options, store), None
-    if options.register or os.environ.get(label_studio.TOKEN_VARIABLE):
-        client = label_studio.from_environment(options.label_studio_url)
-        look_up = partial(labels_since, client, options.project)
-    if options.register:
-        ensure_webhook(client, options.project, options.register, secret)
-    webhook.serve(lambda: RunStarter(NewLabels(store, options.project, time.time), runs, config, look_up, options.poll),
-                  secret, store, options.host, options.port)
-
-
-def _runs(options: argparse.Namespace, store: Any) -> Any:
-    from handwriting.store import LocalStore
-    from pipeline.label_runs import KfpRuns, LocalRuns
-
-    if not options.run_command:
-        from pipeline.arguments import typed
-        from pipeline.client import connect
-
-        given = typed(options.set)
-        return KfpRuns(partial(connect, options.kfp_host, options.kfp_namespace), {
-            "label_studio_url": options.label_studio_url, "project": options.project, "bucket": options.bucket} | given)
-    if not isinstance(store, LocalStore):
-        raise ConfigError(f"--run-command starts runs on this machine: give a folder here as --state, not {store.root}")
-    return LocalRuns(shlex.split(options.run_command), store.folder / "runs", {
-        "LABEL_STUDIO_URL": options.label_studio_url, "LABEL_STUDIO_PROJECT": str(options.project),
-        "HANDWRITING_BUCKET": options.bucket})
-
-
-def _add_server_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--host", default="", help="address of Kubeflow Pipelines; the token comes from KFP_TOKEN "
-                                                    "(default: KF_PIPELINES_ENDPOINT, this cluster, or kubectl's)")
-    command.add_argument("--namespace", default="", help="namespace of the runs in a multi-user Kubeflow")
-
-
-def _add_upload(commands: Any) -> None:
-    _add_server_options(_command(commands, upload_command))
-
-
-def upload_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Uploads this checkout's pipeline as a version named by git revision; one that is there stays as it is."""
-    from pipeline.client import connect
-    from pipeline.versions import upload
-
-    return upload(connect(options.host, options.namespace))._asdict()
-
-
-def _add_schedule(commands: Any) -> None:
-    command = _command(commands, schedule_command)
-    when = command.add_mutually_exclusive_group(required=True)
-    when.add_argument("--cron", default="", help='six fields, seconds first, UTC: "0 0 3 * * 1" is Mondays at 03:00')
-    when.add_argument("--every", default="", help="interval: 30m, 6h, 1d")
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
-    _add_server_options(command)
-
-
-def schedule_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Creates the recurring run of this checkout's pipeline, or updates it; uploads the pipeline first.
-
-    One run at a time, and no catching up on times that were missed.
-    """
-    from pipeline.arguments import typed
-    from pipeline.client import connect
-    from pipeline.schedules import schedule
-    from pipeline.triggers import Trigger, every
-    from pipeline.versions import upload
-
-    trigger = every(options.every) if options.every else Trigger(cron=options.cron)
-    arguments = typed(options.set)
-    client = connect(options.host, options.namespace)
-    return schedule(client, trigger, arguments, upload(client))
-
-
-def _add_unschedule(commands: Any) -> None:
-    _add_server_options(_command(commands, unschedule_command))
-
-
-def unschedule_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Deletes the recurring run of the pipeline; a run that is under way goes on."""
-    from pipeline.client import connect
-    from pipeline.schedules import unschedule
-
-    return {"deleted": unschedule(connect(options.host, options.namespace))}
-
-
-def _add_list(commands: Any) -> None:
-    _add_server_options(_command(commands, list_command))
-
-
-def list_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Lists the recurring runs: name, trigger, enabled, next and last time, version of the pipeline."""
-    from pipeline.client import connect
-    from pipeline.schedules import listed
-
-    return {"schedules": listed(connect(options.host, options.namespace))}

@@ -9,6 +9,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from handwriting.errors import ConfigError
 from handwriting.hyperparameters import search_space
+from handwriting.pods import GPU
 from ops.anything_new import anything_new
 from ops.deploy import deploy
 from ops.evaluate import evaluate
@@ -28,7 +29,7 @@ SECRETS = {
 }
 """Kubernetes secrets and their keys, which are also the names of the variables. Each may be absent: then boto3's own
 chain finds credentials, and Comet logs offline."""
-GPU = "nvidia.com/gpu"
+NODE_SECRETS = {S3_SECRET: list(SECRETS[S3_SECRET])}  # of what runs outside the pipeline: trials and nodes
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Machine:
             return {}
         return {"num_nodes": self.nodes, "gpus": self.gpus, "cpu": self.cpu, "memory": self.memory,
                 "shared_memory": self.shared_memory, "step": asdict(train_step(self.image)),
-                "secrets": {S3_SECRET: list(SECRETS[S3_SECRET])}, "namespace": namespace}
+                "secrets": NODE_SECRETS, "namespace": namespace}
 
 
 def _with_secrets(task: PipelineTask, *secrets: str) -> PipelineTask:
@@ -209,7 +210,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             nodes = machine.as_nodes(namespace)
             with dsl.If(tune == True, name="tune"):  # noqa: E712
                 best = _with_secrets(search(
-                    **settings, step=asdict(train_step(machine.image)), secrets={S3_SECRET: list(SECRETS[S3_SECRET])},
+                    **settings, step=asdict(train_step(machine.image)), secrets=NODE_SECRETS,
                     epochs=trial_epochs, algorithm=algorithm, trials=trials, parallel=parallel,
                     gpus=min(1, machine.gpus), katib=katib, namespace=namespace), S3_SECRET)
                 tuned = trained(**settings, **nodes, epochs=epochs,

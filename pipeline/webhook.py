@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from flask import Flask, Response, current_app, jsonify, request
-from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 from werkzeug.exceptions import HTTPException
 
 from handwriting.errors import ConfigError, DataError, HandwritingError, StoreError
+from handwriting.serving import Application
 from handwriting.store import LocalStore, Store
 from pipeline.label_events import parse_event
 from pipeline.label_runs import SECRET_VARIABLE
@@ -30,7 +30,6 @@ FOLDER = "webhook"  # of the bucket: the count
 ROUTE = "/webhook"
 MAX_BYTES = 64 * 2**20  # Label Studio sends up to 5,000 annotations with their tasks in one event, some 2 KB each
 THREADS = 8
-GRACE = 30  # seconds from SIGTERM to the end: for the event, or the start of a run, that is under way
 LOCK = "receiver.lock"
 LOCK_SECONDS = 5.0  # a worker notices within a second or two that its parent was killed, and gives the lock back
 
@@ -118,17 +117,13 @@ def _http_error(error: HTTPException) -> Response:
     return _error(code, error.name.lower(), error.description or error.name)
 
 
-class Server(BaseApplication):
-    """gunicorn around one starter, which is made in the worker: neither threads nor clients survive a fork."""
+class Server(Application):
+    """One starter."""
 
-    def __init__(self, make: Callable[[], RunStarter], secret: str, options: dict[str, Any]):
-        self.make, self.secret, self.options = make, secret, options
+    def __init__(self, make: Callable[[], RunStarter], secret: str, **settings: Any):
+        self.make, self.secret = make, secret
         self.starter: RunStarter | None = None
-        super().__init__()
-
-    def load_config(self) -> None:
-        for name, value in self.options.items():
-            self.cfg.set(name, value)
+        super().__init__(**settings)
 
     def load(self) -> Flask:
         """Makes the application in the worker.
@@ -164,12 +159,9 @@ def serve(make: Callable[[], RunStarter], secret: str, store: Store, host: str =
         StoreError: Another receiver uses the folder.
         SystemExit: Else always: 0 after a signal, not 0 where state or address cannot be used.
     """
-    options = {"bind": f"{host}:{port}", "workers": 1, "threads": THREADS, "worker_class": "gthread",
-               "graceful_timeout": GRACE, "worker_exit": _stop, "preload_app": False, "accesslog": None,
-               "control_socket_disable": True, "timeout": 0}
     lock = own(store)
     try:
-        Server(make, secret, options).run()
+        Server(make, secret, bind=f"{host}:{port}", workers=1, threads=THREADS, worker_exit=_stop).run()
     finally:
         if lock is not None:
             lock.close()

@@ -10,6 +10,27 @@ from handwriting.ctc import Reading
 from handwriting.image import ImageConfig, read_line
 from handwriting.store import Store, read_json, write_json
 
+SERVER = """
+import sys, time, types
+from handwriting.ctc import Reading
+
+class Reader:
+    version = "v1"
+
+    @classmethod
+    def fetch(cls, uri, threads=0, language_model=False):
+        return cls()
+
+    def read(self, pictures):
+        time.sleep({seconds})
+        return [Reading("ch\\u1eef", 0.9, (0.9, 0.9, 0.9))]
+
+sys.modules["handwriting.reader"] = types.ModuleType("reader")
+sys.modules["handwriting.reader"].Reader = Reader
+from handwriting.serving import main
+main()
+"""
+"""A program: the real server around a reader that takes some `seconds`."""
 TEXT = "Số 47 Đường Lý Thường Kiệt"
 
 

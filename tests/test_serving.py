@@ -18,6 +18,7 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 import pytest
+from helpers import SERVER
 from kserve import InferenceRESTClient, InferInput, InferRequest
 from kserve.inference_client import RESTConfig
 from PIL import Image
@@ -25,27 +26,7 @@ from PIL import Image
 from handwriting.serving import main
 
 ROOT = Path(__file__).resolve().parent.parent
-READER = """
-import sys, time, types
-from handwriting.ctc import Reading
-
-class Reader:
-    version = "v1"
-
-    @classmethod
-    def fetch(cls, uri, threads=0, language_model=False):
-        return cls()
-
-    def read(self, pictures):
-        time.sleep(0.5)
-        return [Reading("ch\\u1eef", 0.9, (0.9, 0.9, 0.9))]
-
-sys.modules["handwriting.reader"] = types.ModuleType("reader")
-sys.modules["handwriting.reader"].Reader = Reader
-from handwriting.serving import main
-main()
-"""
-"""The real server around a reader that takes half a second: long enough to stop the server meanwhile."""
+READER = SERVER.format(seconds=0.5)  # long enough to stop the server meanwhile
 
 
 def free_port() -> int:

@@ -7,8 +7,8 @@ import time
 import optuna
 import pytest
 
+from handwriting.component import Step
 from handwriting.errors import DataError
-from handwriting.experiment import Step
 from handwriting.store import open_store
 from handwriting.trials import trial_of
 from pipeline.katib import train_step

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import boto3
 import pytest
 from conftest import ROOT
+from helpers import SERVER
 from PIL import Image
 from test_user_data import READING, counts, within
 
@@ -28,26 +29,7 @@ from pipeline.servers import free_port, start_seaweedfs
 
 PICTURES, SENDERS = 1000, 8
 
-SERVER = """
-import sys, types
-from handwriting.ctc import Reading
-
-class Reader:
-    version = "v1"
-
-    @classmethod
-    def fetch(cls, uri, threads=0, language_model=False):
-        return cls()
-
-    def read(self, pictures):
-        return [Reading("ch\\u1eef", 0.9, (0.9, 0.9, 0.9))]
-
-sys.modules["handwriting.reader"] = types.ModuleType("reader")
-sys.modules["handwriting.reader"].Reader = Reader
-from handwriting.serving import main
-main()
-"""
-"""The real server around a reader that takes no time: pictures come faster than a bucket takes them."""
+PROGRAM = SERVER.format(seconds=0)  # pictures come faster than a bucket takes them
 
 
 def picture(number: int) -> bytes:
@@ -67,7 +49,7 @@ class Server:
 
     def __init__(self, folder: Path, data_uri: str, *arguments: str):
         self.port, self.log, self.spool = free_port(), folder / "server.log", folder / "spool"
-        self.command = [sys.executable, "-c", SERVER, "--host", "127.0.0.1", "--port", str(self.port),
+        self.command = [sys.executable, "-c", PROGRAM, "--host", "127.0.0.1", "--port", str(self.port),
                         "--model", "none", "--data-uri", data_uri, "--spool", str(self.spool), *arguments]
         self.process: subprocess.Popen | None = None
 

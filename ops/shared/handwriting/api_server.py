@@ -8,9 +8,10 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from handwriting.errors import DeployError
+from handwriting.errors import DeployError, HandwritingError
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,38 @@ class ApiServer:
             raise explain(error, path, _namespace_of(path)) from error
         return True
 
+    def wait(self, path: str, where: str, ends: Sequence[str], progress: Callable[[dict], str], poll: float,
+             deleted: type[HandwritingError]) -> dict:
+        """Waits until an object has come to its end, and logs how far it is.
+
+        Args:
+            path: Of the object.
+            where: What messages call it.
+            ends: Types of condition that are an end.
+            progress: Says in a sentence how far a status is.
+            poll: Seconds between two looks.
+            deleted: The error for an object that somebody deletes.
+
+        Returns:
+            The condition in which it ended.
+
+        Raises:
+            HandwritingError: `deleted`, it is gone.
+            DeployError: The cluster refuses it or cannot be reached.
+        """
+        told = ""
+        while True:
+            found = self.get(path)
+            if found is None:
+                raise deleted(f"{where} was deleted before it came to its end; start the run again")
+            status = found.get("status", {})
+            if (text := progress(status)) != told:
+                log.info("%s", text)
+                told = text
+            if ended := ended_in(status, ends):
+                return ended
+            time.sleep(poll)
+
     def call(self, method: str, path: str, body: dict | None = None, query: dict[str, str] | None = None) -> Any:
         """One call; an API server that is away for a while is waited for.
 
@@ -118,6 +151,17 @@ class ApiServer:
             log.warning("the cluster does not answer (%s); trying again in %.0f s", _brief(fault), pause)
             time.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
+
+
+def ended_in(status: Mapping[str, Any], ends: Sequence[str]) -> dict | None:
+    """Returns the condition in which an object has ended, None where it has not.
+
+    Args:
+        status: Of the object.
+        ends: Types of condition that are an end.
+    """
+    return next((condition for condition in status.get("conditions", [])
+                 if condition["type"] in ends and condition["status"] == "True"), None)
 
 
 def explain(error: Any, place: str, namespace: str, advice: str = "") -> DeployError:

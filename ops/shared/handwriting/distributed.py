@@ -39,11 +39,8 @@ class Group:
     @classmethod
     def join(cls) -> Self:
         """Joins the group of the launcher that started this process; its GPU is this process's own from now on."""
-        local = int(os.environ["LOCAL_RANK"])
         if torch.cuda.is_available():
-            torch.cuda.set_device(local)
-        else:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
 
@@ -121,6 +118,7 @@ def launch(count: int, function: Callable[..., Any], *arguments: Any) -> None:
     Raises:
         DataError: It failed in one of them.
     """
+    # each process its cores, and no warning of the launcher's; PyTorch reads it at its import there
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     alone = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid.uuid4()}"]
     meeting = [f"--rdzv-conf=timeout={PATIENCE}"] if _nodes() > 1 else alone

@@ -13,7 +13,7 @@ from typing import Any
 from handwriting.component import SCRATCH, Step, trial_command
 from handwriting.errors import ConfigError
 from handwriting.hyperparameters import Search, search_space
-from handwriting.pods import NO_SIDECAR, kept_by_kubernetes, step_variables
+from handwriting.pods import NO_SIDECAR, kept_by_kubernetes, resources, step_variables
 
 GROUP, VERSION, KIND = "kubeflow.org", "v1beta1", "Experiment"
 OBJECTIVE = "val_cer"
@@ -129,12 +129,9 @@ def _parameter(name: str, kind: type, search: Search) -> dict[str, Any]:
 
 def _job(step: Step, line: str, config: TuneConfig, secrets: Mapping[str, Sequence[str]],
          service_account: str) -> dict[str, Any]:
-    resources: dict[str, Any] = {"requests": {"cpu": config.cpu, "memory": config.memory}}
-    if config.gpus:
-        resources["limits"] = {"nvidia.com/gpu": str(config.gpus)}
     pod = {"restartPolicy": "Never", "containers": [{
         "name": CONTAINER, "image": step.image, "command": ["sh", "-c", line],
-        "env": step_variables(secrets), "resources": resources}]}
+        "env": step_variables(secrets), "resources": resources(config.cpu, config.memory, config.gpus)}]}
     if service_account:
         pod["serviceAccountName"] = service_account
     return {"apiVersion": "batch/v1", "kind": "Job", "spec": {"backoffLimit": 0, "template": {

@@ -4,7 +4,6 @@ An Experiment is named by what it asks for, so a step that is started again goes
 """
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +18,8 @@ from handwriting.tuning import Tuned, said, tuned
 log = logging.getLogger(__name__)
 
 TRIALS_OF = "katib.kubeflow.org/experiment"  # label of a trial
-STATES = {"Succeeded": TrialState.COMPLETE, "EarlyStopped": TrialState.PRUNED, "Failed": TrialState.FAIL,
+FAILED = "Failed"
+STATES = {"Succeeded": TrialState.COMPLETE, "EarlyStopped": TrialState.PRUNED, FAILED: TrialState.FAIL,
           "MetricsUnavailable": TrialState.FAIL, "Killed": TrialState.FAIL}
 POLL = 15.0  # seconds between two looks
 SHOWN = 3  # failed trials that an error tells of
@@ -39,26 +39,18 @@ def search(cluster: ApiServer, manifest: dict[str, Any], poll: float = POLL) -> 
         DeployError: The cluster cannot be reached or refuses it.
     """
     name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
-    place = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}"
+    place, where = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}", f"Experiment {namespace}/{name}"
+    wanted = manifest["spec"]["maxTrialCount"]
     new = cluster.create(f"{place}/experiments", manifest)
-    log.info("Experiment %s/%s %s: %d trials, %d at a time", namespace, name, "begins" if new else "is there already",
-             manifest["spec"]["maxTrialCount"], manifest["spec"]["parallelTrialCount"])
-    told = ""
-    while True:
-        found = cluster.get(f"{place}/experiments/{name}")
-        if found is None:
-            raise TuneError(f"Experiment {namespace}/{name} was deleted before it came to its end; start the run again")
-        status = found.get("status", {})
-        if (text := _progress(status, manifest["spec"]["maxTrialCount"])) != told:
-            log.info("%s", text)
-            told = text
-        if ended := _ended(status):
-            break
-        time.sleep(poll)
-    trials = cluster.get(f"{place}/trials", labelSelector=f"{TRIALS_OF}={name}") or {}
-    if ended["type"] == "Failed":
-        raise TuneError(_failure(f"{namespace}/{name}", ended, trials.get("items", [])))
-    return tuned(_study(manifest, trials.get("items", [])))
+    log.info("%s %s: %d trials, %d at a time", where, "begins" if new else "is there already", wanted,
+             manifest["spec"]["parallelTrialCount"])
+    ended = cluster.wait(f"{place}/experiments/{name}", where, ("Succeeded", FAILED),
+                         lambda status: _progress(status, wanted), poll, TuneError)
+    trials = (cluster.get(f"{place}/trials", labelSelector=f"{TRIALS_OF}={name}") or {}).get("items", [])
+    if ended["type"] == FAILED:
+        raise TuneError(f"{where} failed: {_reason(ended)}; {_failures(trials)}; look at the logs of their pods in the "
+                        f"namespace {namespace}")
+    return tuned(_study(manifest, trials))
 
 
 def _progress(status: Mapping[str, Any], wanted: int) -> str:
@@ -75,18 +67,12 @@ def _progress(status: Mapping[str, Any], wanted: int) -> str:
     return f"{text}; best so far: CER {cer:.4f} with {values}"
 
 
-def _ended(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return next((condition for condition in status.get("conditions", [])
-                 if condition["type"] in ("Succeeded", "Failed") and condition["status"] == "True"), None)
-
-
-def _failure(place: str, ended: Mapping[str, Any], trials: list[dict]) -> str:
-    """Says why an Experiment failed, with the reasons of some trials."""
+def _failures(trials: list[dict]) -> str:
+    """Says why trials failed, of some of them."""
     reasons = [f"{trial['metadata']['name']} ({_said(trial)}): {_reason(_last_condition(trial))}" for trial in trials
                if STATES.get(_last_condition(trial).get("type", "")) == TrialState.FAIL]
     more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-    return (f"Experiment {place} failed: {_reason(ended)}; {'; '.join(reasons[:SHOWN]) or 'no trial says why'}{more}; "
-            f"look at the logs of their pods in the namespace {place.partition('/')[0]}")
+    return ("; ".join(reasons[:SHOWN]) or "no trial says why") + more
 
 
 def _reason(condition: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+GPU = "nvidia.com/gpu"
 NO_SIDECAR = {"sidecar.istio.io/inject": "false"}  # it would outlive the pod's work, which then never completes
 
 
@@ -26,6 +27,11 @@ def step_variables(secrets: Mapping[str, Iterable[str]]) -> list[dict]:
     for secret, keys in secrets.items():
         variables += secret_variables(secret, keys)
     return variables
+
+
+def resources(cpu: str, memory: str, gpus: int) -> dict[str, Any]:
+    """Returns what a container asks for: cores and memory as Kubernetes quantities, and whole GPUs."""
+    return {"requests": {"cpu": cpu, "memory": memory}, **({"limits": {GPU: str(gpus)}} if gpus else {})}
 
 
 def kept_by_kubernetes(text: str) -> str:

@@ -51,9 +51,10 @@ def add_code(bundle: Store) -> str:
     Raises:
         StoreError: The bucket refuses it.
     """
-    folder = code_folder(digest())
+    found = digest()
+    folder = code_folder(found)
     if not bundle.exists(f"{folder}/{REQUIREMENTS}"):
         for module, text in sources.closure([SERVER]).items():
             bundle.write(f"{folder}/{sources.PACKAGE}/{module}.py", text.encode())
         bundle.write(f"{folder}/{REQUIREMENTS}", "".join(f"{line}\n" for line in requirements()).encode())  # last
-    return digest()
+    return found

@@ -146,16 +146,17 @@ def _train(job: Job, on_epoch: Callable[[int, dict[str, float]], Any], processes
     if done:
         log.info("already trained on this dataset with these settings: %s", done.model)
         return done
-    if elsewhere:
+    alone = not elsewhere and not distributed.several(processes)
+    if alone:
+        _learn(job, run, Group(), on_epoch)
+    elif elsewhere:
         elsewhere()
-    elif distributed.several(processes):
-        distributed.launch(processes, _member, job, run.root)
     else:
-        return _learn(job, run, Group(), on_epoch)
+        distributed.launch(processes, _member, job, run.root)
     found = _result(run, models)
     if found is None:
         raise DataError(f"{run.root}/{RESULT} is not there, though training ended; see the log of the first node")
-    for number, metrics in enumerate(found.epochs, 1):
+    for number, metrics in enumerate([] if alone else found.epochs, 1):  # nobody here has heard of them yet
         on_epoch(number, metrics)
     return found._replace(trained=True)
 
@@ -169,7 +170,7 @@ def _member(job: Job, run: str) -> None:
     group.leave()
 
 
-def _learn(job: Job, run: Store, group: Group, on_epoch: Callable[[int, dict[str, float]], Any]) -> Run:
+def _learn(job: Job, run: Store, group: Group, on_epoch: Callable[[int, dict[str, float]], Any]) -> None:
     """Trains, and writes the bundle and the result of the run."""
     def report(epoch: Epoch) -> None:
         if group.leads:
@@ -182,17 +183,14 @@ def _learn(job: Job, run: Store, group: Group, on_epoch: Callable[[int, dict[str
         if job.start:
             trainer.start_from(load_start(job.start, job.model_config, dataset.manifest.image))
         trained = trainer.run(report)
-        models = open_store(job.models)
         if not group.leads:
-            return Run("", [], 0, 0.0, trained=True)
+            return
         bundle = as_config(dataset.manifest.image, dataset.manifest.alphabet, job.model_config, job.config,
                            dataset.manifest.id)
         folder = Path(scratch) / "bundle"
         export(trained, dataset, job.model_config, fit_language_model(trainer), folder)
-        result = _as_result(trained, write_bundle(models, folder, bundle))
-        write_json(run, RESULT, result)
+        write_json(run, RESULT, _as_result(trained, write_bundle(open_store(job.models), folder, bundle)))
         run.delete(CHECKPOINT)
-        return _as_run(result, models, trained=True)
 
 
 def run_id(dataset: str, model_config: ModelConfig, config: TrainConfig, start: str = "") -> str:

@@ -27,19 +27,35 @@ GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests firs
 DRAIN = 10.0  # seconds of these for the pictures: what is in a pod's spool then is gone with the pod
 
 
-class Server(BaseApplication):
-    """gunicorn around one model."""
+class Application(BaseApplication):
+    """gunicorn around an application that a subclass makes in `load`, in each worker: threads survive no fork.
 
-    def __init__(self, model: str, data_uri: str, name: str, language_model: bool, release: str,
-                 keep: KeepConfig, options: dict[str, Any]):
-        self.model, self.data_uri, self.name, self.options = model, data_uri, name, options
-        self.language_model, self.release, self.keep = language_model, release, keep
-        self.pictures: UserPictures | None = None
+    Args:
+        settings: gunicorn's own, beside those that all servers here have.
+    """
+
+    def __init__(self, **settings: Any):
+        self.settings = {
+            "worker_class": "gthread", "graceful_timeout": GRACE, "preload_app": False, "accesslog": None,
+            "control_socket_disable": True,  # it would be written to the home folder, and nobody uses it
+            "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
+            **settings}
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in self.options.items():
+        for name, value in self.settings.items():
             self.cfg.set(name, value)
+
+
+class Server(Application):
+    """One model."""
+
+    def __init__(self, model: str, data_uri: str, name: str, language_model: bool, release: str,
+                 keep: KeepConfig, **settings: Any):
+        self.model, self.data_uri, self.name = model, data_uri, name
+        self.language_model, self.release, self.keep = language_model, release, keep
+        self.pictures: UserPictures | None = None
+        super().__init__(**settings)
 
     def load(self) -> Flask:
         """Makes the application in a worker.
@@ -62,7 +78,7 @@ class Server(BaseApplication):
             raise AppImportError(f"cannot serve {self.model}: {error}") from error
         log_to_stderr()
         return create_app(reader, self.pictures, name=self.name, release=self.release, data_uri=self.data_uri,
-                          gate=Gate.of(max(1, cores() // self.options["workers"])))
+                          gate=Gate.of(max(1, cores() // self.settings["workers"])))
 
 
 def _drain(arbiter: Any, worker: Any) -> None:
@@ -99,15 +115,9 @@ def serve(model: str, host: str = "0.0.0.0", port: int = 8080, data_uri: str = "
     Raises:
         SystemExit: Always: 0 after a signal, not 0 when the model or the address cannot be used.
     """
-    options = {
-        "bind": f"{host}:{port}", "workers": workers, "threads": threads, "worker_class": "gthread",
-        "graceful_timeout": GRACE, "worker_exit": _drain, "child_exit": _forget, "preload_app": False,
-        "accesslog": None,
-        "control_socket_disable": True,  # it would be written to the home folder, and nobody uses it
-        "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
-    }
     with _metrics_of(workers):
-        Server(model, data_uri, name, language_model, release, keep.of_each(workers), options).run()
+        Server(model, data_uri, name, language_model, release, keep.of_each(workers), bind=f"{host}:{port}",
+               workers=workers, threads=threads, worker_exit=_drain, child_exit=_forget).run()
 
 
 @contextmanager

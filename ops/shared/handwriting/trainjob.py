@@ -9,16 +9,15 @@ A TrainJob is named by what it asks for, so a step that is started again goes on
 """
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from handwriting.api_server import ApiServer
+from handwriting.api_server import ApiServer, ended_in
 from handwriting.component import SCRATCH, Step, trial_command
 from handwriting.errors import ConfigError, TrainError
-from handwriting.pods import NO_SIDECAR, kept_by_kubernetes, named, step_variables
+from handwriting.pods import NO_SIDECAR, kept_by_kubernetes, named, resources, step_variables
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,8 @@ NODE = "node"  # what that runtime calls its job, and the container in it
 MANAGER = "handwriting/train"  # who patches the runtime
 PODS_OF = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
 COUNTS = ("active", "ready", "succeeded", "failed")
+FAILED = "Failed"
+ENDS = ("Complete", FAILED)
 POLL = 15.0  # seconds between two looks
 
 
@@ -90,13 +91,10 @@ def train_job(name: str, namespace: str, step: Step, arguments: Mapping[str, Any
         service_account: Of the nodes; empty for the namespace's default.
     """
     words = [kept_by_kubernetes(word) for word in trial_command(step, {**arguments, "num_nodes": 1}, SCRATCH)]
-    resources: dict[str, Any] = {"requests": {"cpu": nodes.cpu, "memory": nodes.memory}}
-    if nodes.gpus:
-        resources["limits"] = {"nvidia.com/gpu": str(nodes.gpus)}
     trainer = {"image": step.image, "command": words[:len(step.command)], "args": words[len(step.command):],
                "env": step_variables(secrets), "numNodes": nodes.num_nodes,
                "numProcPerNode": max(1, nodes.gpus),  # Trainer's own guess is a process a core
-               "resourcesPerNode": resources}
+               "resourcesPerNode": resources(nodes.cpu, nodes.memory, nodes.gpus)}
     runtime = {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": RUNTIME}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": {"name": name, "namespace": namespace},
             "spec": {"runtimeRef": runtime, "trainer": trainer, "runtimePatches": [_patch(nodes, service_account)]}}
@@ -131,11 +129,13 @@ def run(cluster: ApiServer, manifest: dict[str, Any], poll: float = POLL) -> Non
     for attempt in count(1):
         job = _attempt(manifest, attempt)
         new = cluster.create(_place(job), job)
-        if new or not _ended((cluster.get(_path(job)) or {}).get("status", {})):
+        if new or not ended_in((cluster.get(_path(job)) or {}).get("status", {}), ENDS):
             break
     log.info("%s %s: %d nodes", _where(job), "begins" if new else "is there already",
              job["spec"]["trainer"]["numNodes"])
-    _wait(cluster, job, poll)
+    ended = cluster.wait(_path(job), _where(job), ENDS, _progress, poll, TrainError)
+    if ended["type"] == FAILED:
+        raise TrainError(_failure(job, ended))
 
 
 def _attempt(manifest: dict[str, Any], number: int) -> dict[str, Any]:
@@ -144,35 +144,12 @@ def _attempt(manifest: dict[str, Any], number: int) -> dict[str, Any]:
     return {**manifest, "metadata": {**manifest["metadata"], "name": name}}
 
 
-def _wait(cluster: ApiServer, job: Mapping[str, Any], poll: float) -> None:
-    """Waits until it is complete, and tells how far it is."""
-    told = ""
-    while True:
-        found = cluster.get(_path(job))
-        if found is None:
-            raise TrainError(f"{_where(job)} was deleted before it came to its end; start the run again")
-        status = found.get("status", {})
-        if (text := _progress(status)) != told:
-            log.info("%s", text)
-            told = text
-        if ended := _ended(status):
-            break
-        time.sleep(poll)
-    if ended["type"] == "Failed":
-        raise TrainError(_failure(job, ended))
-
-
 def _progress(status: Mapping[str, Any]) -> str:
     """Returns the state of a TrainJob, and how many of its jobs are how far: all its nodes are one job."""
     state = [condition["type"] for condition in status.get("conditions", []) if condition["status"] == "True"]
     jobs = [f"{job['name']}: {', '.join(f'{job.get(kind, 0)} {kind}' for kind in COUNTS)}"
             for job in status.get("jobsStatus", [])]
     return f"TrainJob: {'; '.join([' '.join(state) or 'Created', *jobs])}"
-
-
-def _ended(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return next((condition for condition in status.get("conditions", [])
-                 if condition["type"] in ("Complete", "Failed") and condition["status"] == "True"), None)
 
 
 def _failure(job: Mapping[str, Any], ended: Mapping[str, Any]) -> str:

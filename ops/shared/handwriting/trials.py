@@ -1,6 +1,5 @@
 """A trial on this machine: the very command that Katib would run, as a process that can be stopped halfway."""
 
-import logging
 import os
 import re
 import signal
@@ -12,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from handwriting.component import Step, trial_command
 from handwriting.errors import DataError
-from handwriting.experiment import OBJECTIVE, Step, trial_command
-
-log = logging.getLogger(__name__)
+from handwriting.experiment import OBJECTIVE
 
 METRIC = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(?:\.\d+)?(?:[Ee][+-]?\d+)?)")  # Katib's own default filter
 TAIL = 15  # lines of a failed trial that its error tells
