@@ -148,15 +148,13 @@ def _bare(model: str, pictures: Sequence[bytes], workers: int, seconds: float) -
 
 def run_session(model: str, pictures: Sequence[bytes], seconds: float) -> float:
     """Runs the network alone, one thread, on lines that are ready; returns lines a second."""
-    from handwriting.ctc import STEP
-    from handwriting.image import read_line, to_input
-    from handwriting.reader import Reader
+    from handwriting.image import read_line
+    from handwriting.reader import Reader, network_input
 
     reader = Reader.load(Path(model), threads=1)
-    lines = [read_line(picture, reader.config.image) for picture in pictures]
-    inputs = [np.pad(to_input(line), ((0, 0), (0, -line.shape[1] % STEP)))[None, None] for line in lines]
+    inputs = [network_input(read_line(picture, reader.config.image)) for picture in pictures]
     count, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:
-        reader.session.run(None, {"images": inputs[count % len(inputs)]})
+        reader.session.run(None, inputs[count % len(inputs)])
         count += 1
     return count / (time.monotonic() - began)

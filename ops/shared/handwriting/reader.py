@@ -89,9 +89,13 @@ class Reader:
 
 def log_probs_of(session: onnxruntime.InferenceSession, line: np.ndarray) -> np.ndarray:
     """Runs the network on one line, uint8 [height, width]; returns float32 [steps, classes]."""
+    return session.run(None, network_input(line))[0][0][:max(1, steps(line.shape[1]))]
+
+
+def network_input(line: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what the network takes for one line, uint8 [height, width]: `images`, float32 [1, 1, height, width]."""
     padding = -line.shape[1] % STEP
-    images_B1HW = np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]
-    return session.run(None, {"images": images_B1HW})[0][0][:max(1, steps(line.shape[1]))]
+    return {"images": np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]}
 
 
 def _language_model(folder: Path) -> LanguageModel | None:

@@ -41,6 +41,7 @@ from handwriting.training import CHECKPOINT, Epoch, Trained, Trainer
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
+SAMPLES = 128  # training lines that show the range of the network's features
 CHECKED_LINES = 150  # validation lines that the 8-bit network must read as well as the exact one
 FUSION_LINES = 150  # validation lines that decide how much the language model counts
 CHAMPION = "champion"  # as `start`: the bundle that serves
@@ -258,8 +259,9 @@ def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, langua
     model.load_state_dict(trained.weights)
     _export_onnx(model.eval(), dataset.manifest.image.height, folder / ONNX)
     lines = dataset.lines("validation")[:CHECKED_LINES]
-    quantize(folder / ONNX, [dataset.pixels(line) for line in lines], [line.text for line in lines],
-             Alphabet(dataset.manifest.alphabet))
+    samples = dataset.lines("train")[:SAMPLES]
+    quantize(folder / ONNX, [dataset.pixels(line) for line in samples], [dataset.pixels(line) for line in lines],
+             [line.text for line in lines], Alphabet(dataset.manifest.alphabet))
     metrics = {"best_epoch": trained.best.number, **trained.best.scores.as_dict(),
                "epochs": [epoch.metrics() for epoch in trained.history]}
     write_json(open_store(str(folder)), METRICS, metrics)
