@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -85,6 +86,22 @@ def metrics(port: int) -> dict[str, float]:
     """The samples of a scrape, by name and labels as they are written."""
     lines = ask(port, "GET", "/metrics")[1].decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def drip(port: int, byte_every: float, body: bytes, headers: dict[str, str]) -> socket.socket:
+    """Opens a connection and goes on sending a request byte by byte, until it is whole or nobody listens."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": len(body)}.items())
+    data = f"POST /predict HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body
+    connection = socket.create_connection(("127.0.0.1", port), 60)
+
+    def send():
+        with contextlib.suppress(OSError):
+            for place in range(len(data)):
+                connection.send(data[place:place + 1])
+                time.sleep(byte_every)
+
+    threading.Thread(target=send, daemon=True).start()
+    return connection
 
 
 class Running(NamedTuple):
@@ -294,3 +311,33 @@ def test_the_parent_process_loads_neither_the_runtime_nor_the_metrics_library():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
                           env={**os.environ, "PYTHONPATH": str(ROOT / "ops" / "shared")})
     assert done.stdout.strip() == "set()"
+
+
+def test_slow_clients_keep_out_nobody_and_are_told(server):
+    body, headers = upload(picture())
+    slow = [drip(server.port, 1.0, body, headers) for _ in range(64)]  # as many as there are threads
+    began = time.monotonic()
+    time.sleep(0.5)  # all of them are in
+    assert ask(server.port, "POST", "/predict", body, headers)[0] == 200
+    assert time.monotonic() - began < 15
+    answers = []
+    for connection in slow:
+        with connection:
+            answers.append(b"".join(iter(lambda: connection.recv(4096), b"")))
+    assert not any(b" 200 " in answer or b" 500 " in answer for answer in answers)  # what has no header yet: no answer
+    assert ask(server.port, "GET", "/readyz")[0] == 200
+
+
+def test_a_slow_client_has_time_where_there_is_room(server):
+    body, headers = upload(picture())
+    with drip(server.port, 4 / (len(body) + 200), body, headers) as connection:  # twice what it gets in a crowd
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_stops_half_way_is_answered(server):
+    body, headers = upload(picture())
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": len(body)}.items())
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+        connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body[:50])
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, g, jsonify, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed
 
 from handwriting import ml_backend
 from handwriting.admission import Gate, cores
@@ -147,6 +147,8 @@ def _admit() -> None:
     """Refuses what would have to wait too long, before its body is read."""
     if request.method == "POST":
         _predictor().gate.check()
+    if request.content_length is not None:
+        request.environ.pop("wsgi.input_terminated", None)  # has Werkzeug count: a body cut short is no shorter one
 
 
 def predict() -> Response:
@@ -245,6 +247,8 @@ def _unusable_picture(error: ImageError) -> Response:
 def _http_error(error: HTTPException) -> Response:
     """What Flask and Werkzeug refuse themselves: unknown routes, wrong methods, bodies over the limit, ..."""
     status = error.code or 500
+    if isinstance(error, ClientDisconnected):
+        return _error(408, "too slow", "the request did not arrive whole in time; send it again, or a smaller picture")
     if status == 413:
         limit = current_app.config["MAX_CONTENT_LENGTH"]
         _discard_body(DISCARD * limit)

@@ -20,6 +20,7 @@ from handwriting.admission import Gate, cores
 from handwriting.errors import ConfigError, HandwritingError
 from handwriting.layout import (KEEP_SHARE_VARIABLE, LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME,
                                 SPOOL_VARIABLE, VERSION_VARIABLE)
+from handwriting.slow_clients import Worker
 from handwriting.user_data import KeepConfig, UserPictures
 
 THREADS = 64  # cheap ones: most of them wait, and some must be free to refuse and to answer probes
@@ -36,7 +37,7 @@ class Application(BaseApplication):
 
     def __init__(self, **settings: Any):
         self.settings = {
-            "worker_class": "gthread", "graceful_timeout": GRACE, "preload_app": False, "accesslog": None,
+            "worker_class": Worker, "graceful_timeout": GRACE, "preload_app": False, "accesslog": None,
             "control_socket_disable": True,  # it would be written to the home folder, and nobody uses it
             "timeout": 0,  # a slow download of the model is no hung worker; in a cluster the liveness probe watches
             **settings}
