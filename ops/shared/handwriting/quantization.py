@@ -51,7 +51,7 @@ def quantize(network: Path, samples: Sequence[np.ndarray], lines: Sequence[np.nd
 
 
 def _quantize_convolutions(network: Path, fast: Path, samples: Sequence[np.ndarray]) -> None:
-    """Writes a copy with all convolutions in 8 bits but the first: it is no faster so, and the picture's own greys count.
+    """Writes a copy with all convolutions in 8 bits but the first, which is no faster so and sees the greys themselves.
 
     Features get the range that they have on the samples. These are changed as in training: on lines as they are, other
     people's pens went out of the range, and cost the test lines a seventh more errors.

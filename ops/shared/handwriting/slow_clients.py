@@ -1,4 +1,4 @@
-"""Ends requests that do not arrive: each holds a thread while it does, and a few slow clients would keep out all others.
+"""Ends requests that do not arrive: each holds a thread meanwhile, and a few slow clients would keep out all others.
 
 Only the receiving half of a connection is closed. A request that is whole already does not notice.
 """
