@@ -5,12 +5,15 @@ one before (a closed loop), over a connection that stays open.
 """
 
 import http.client
+import itertools
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
@@ -30,6 +33,9 @@ CLIENTS = (1, 4, 16, 64)
 BOUNDARY = "bench"
 PICTURES = 200  # lines that are sent again and again
 PAUSE = 0.25  # seconds after which a client that was refused asks again: with 64 of them about twice what is possible
+ENDURING = 4  # clients of the long test
+LOOKS = 10  # at the memory, in the long test
+RESIDENT = re.compile(r"^process_resident_memory_bytes (\S+)", re.MULTILINE)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,7 +49,7 @@ class Load(NamedTuple):
 
 
 def bench_serving(model: str, data: Path, seconds: float, language_model: bool = False,
-                  clients: Sequence[int] = CLIENTS) -> dict[str, Any]:
+                  clients: Sequence[int] = CLIENTS, requests: int = 0) -> dict[str, Any]:
     """Measures each way of serving with growing numbers of clients.
 
     Args:
@@ -52,42 +58,83 @@ def bench_serving(model: str, data: Path, seconds: float, language_model: bool =
         seconds: Of each measurement.
         language_model: Read with the bundle's language model.
         clients: How many at a time.
+        requests: To send after that, with a look at the server's memory after each tenth; 0 sends none.
 
     Returns:
-        Rows by server and number of clients, and readings a second of ONNX Runtime alone.
+        Rows by server and number of clients, readings a second of ONNX Runtime alone (`bare`: a process a core, one
+        thread each; `session`: one session with a thread a core), the seconds that our server takes to be ready, and
+        the MB of one of its workers by requests answered.
 
     Raises:
         HandwritingError: A server does not start.
     """
     pictures = [path.read_bytes() for path in sorted((data / "test" / "images").iterdir())[:PICTURES]]
     workers = cores()
-    rows: dict[str, dict[int, Load]] = {}
+    ours = ["handwriting.serving", "--model", model, "--workers", str(workers),
+            *(["--language-model"] if language_model else [])]
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        for name, arguments in (("reference", ["pipeline.reference_server"]),
-                                ("ours", ["handwriting.serving", "--model", model, "--workers", str(workers),
-                                          *(["--language-model"] if language_model else [])])):
-            with _server(name, arguments, Path(scratch)) as server:
-                port = int(server.probe.rsplit(":", 1)[1].partition("/")[0])
-                for count in clients:
-                    log.info("measuring: %s, %d clients", name, count)
-                    rows.setdefault(name, {})[count] = _alone(send, port, pictures, count, seconds)
+        with _server("reference", ["pipeline.reference_server"], Path(scratch)) as server:
+            reference = _loads(server, pictures, seconds, clients)
+        began = time.monotonic()
+        with _server("ours", ours, Path(scratch)) as server:
+            ready = time.monotonic() - began
+            rows = {"reference": reference, "ours": _loads(server, pictures, seconds, clients)}
+            memory = _endure(server, pictures, requests)
     log.info("measuring: ONNX Runtime alone")
-    bare = sum(_bare(model, pictures, workers, seconds))
     return {"rows": {name: {count: load._asdict() for count, load in loads.items()} for name, loads in rows.items()},
-            "bare": round(bare, 1), "workers": workers}
+            "bare": round(sum(_bare(model, pictures, workers, 1, seconds)), 1),
+            "session": round(sum(_bare(model, pictures, 1, workers, seconds)), 1),
+            "workers": workers, "ready": round(ready, 1),
+            "memory": {count: round(size / workers) for count, size in memory.items()}}
 
 
 def table(result: dict[str, Any]) -> str:
-    """Returns a result as a Markdown table."""
+    """Returns a result as Markdown tables."""
     names = {"reference": "the tutorial's: Flask's own server, one thread, PyTorch",
              "ours": f"ours, {result['workers']} workers"}
     rows = [f"| {names[name]} | {count} | {load['per_second']:.1f} | {load['p50']:.0f} | {load['p99']:.0f} | "
             f"{load['refused']} |" for name, loads in result["rows"].items() for count, load in loads.items()]
     most = {name: max(load["per_second"] for load in loads.values()) for name, loads in result["rows"].items()}
+    memory = [f"| {count:,} | {size} |" for count, size in result["memory"].items()]
     return "\n".join(["| server | clients | readings/s | p50, ms | p99, ms | refused |", "|---|---|---|---|---|---|",
                       *rows, f"| ONNX Runtime alone, {result['workers']} processes | | {result['bare']:.1f} | | | |",
+                      f"| ONNX Runtime alone, one session in a loop | | {result['session']:.1f} | | | |",
                       f"\n{most['ours'] / most['reference']:.1f} times the tutorial's readings a second; "
-                      f"{most['ours'] / result['bare']:.0%} of ONNX Runtime's own."])
+                      f"{most['ours'] / result['bare']:.0%} of ONNX Runtime's own in {result['workers']} processes, "
+                      f"{most['ours'] / result['session']:.0%} in one. Ready after {result['ready']} s.",
+                      "\n| requests since | MB a worker |", "|---|---|", *memory])
+
+
+def _loads(server: ProcessServer, pictures: Sequence[bytes], seconds: float,
+           clients: Sequence[int]) -> dict[int, Load]:
+    loads = {}
+    for count in clients:
+        log.info("measuring: %s, %d clients", server.name, count)
+        loads[count] = _alone(send, _port(server), pictures, count, seconds)
+    return loads
+
+
+def _endure(server: ProcessServer, pictures: Sequence[bytes], requests: int) -> dict[int, float]:
+    """Returns the MB of all workers by the requests sent to them in the meantime, 0 first."""
+    sizes = {0: _resident(server)}
+    part = requests // LOOKS
+    for sent in range(part, requests + 1, max(1, part)):
+        _alone(send, _port(server), pictures, ENDURING, float("inf"), part)
+        sizes[sent] = _resident(server)
+        log.info("%s: %.0f MB after %d requests", server.name, sizes[sent], sent)
+    return sizes
+
+
+def _resident(server: ProcessServer) -> float:
+    """Returns the MB in memory of all workers together, as their metrics tell."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{_port(server)}/metrics") as answer:
+        found = RESIDENT.search(answer.read().decode())
+    assert found is not None
+    return float(found[1]) / 1e6
+
+
+def _port(server: ProcessServer) -> int:
+    return int(server.probe.rsplit(":", 1)[1].partition("/")[0])
 
 
 def _server(name: str, arguments: list[str], folder: Path) -> AbstractContextManager[ProcessServer]:
@@ -103,18 +150,16 @@ def _alone(function: Any, *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def send(port: int, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
-    """Sends pictures from many clients for a while."""
+def send(port: int, pictures: Sequence[bytes], clients: int, seconds: float, requests: float = float("inf")) -> Load:
+    """Sends pictures from many clients for a while, or until so many requests were sent."""
     bodies = [multipart(picture) for picture in pictures]
     times: list[float] = []
     refused: list[int] = []
-    end = time.monotonic() + seconds
+    end, turns = time.monotonic() + seconds, itertools.count()
 
-    def client(number: int) -> None:
+    def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        turn = number
-        while (began := time.monotonic()) < end:
-            turn += 1
+        while (began := time.monotonic()) < end and (turn := next(turns)) < requests:
             connection.request("POST", "/predict", bodies[turn % len(bodies)],
                                {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
             answer = connection.getresponse()
@@ -125,7 +170,7 @@ def send(port: int, pictures: Sequence[bytes], clients: int, seconds: float) -> 
                 refused.append(answer.status)
                 time.sleep(PAUSE)
 
-    threads = [threading.Thread(target=client, args=(7 * number,)) for number in range(clients)]
+    threads = [threading.Thread(target=client) for _ in range(clients)]
     began = time.monotonic()
     for thread in threads:
         thread.start()
@@ -141,17 +186,17 @@ def multipart(picture: bytes) -> bytes:
     return head.encode() + picture + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
-def _bare(model: str, pictures: Sequence[bytes], workers: int, seconds: float) -> list[float]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(run_session, [model] * workers, [pictures] * workers, [seconds] * workers))
+def _bare(model: str, pictures: Sequence[bytes], processes: int, threads: int, seconds: float) -> list[float]:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(run_session, *([value] * processes for value in (model, pictures, threads, seconds))))
 
 
-def run_session(model: str, pictures: Sequence[bytes], seconds: float) -> float:
-    """Runs the network alone, one thread, on lines that are ready; returns lines a second."""
+def run_session(model: str, pictures: Sequence[bytes], threads: int, seconds: float) -> float:
+    """Runs the network alone on lines that are ready; returns lines a second."""
     from handwriting.image import read_line
     from handwriting.reader import Reader, network_input
 
-    reader = Reader.load(Path(model), threads=1)
+    reader = Reader.load(Path(model), threads=threads)
     inputs = [network_input(read_line(picture, reader.config.image)) for picture in pictures]
     count, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:

@@ -320,6 +320,8 @@ def _add_bench(commands: Any) -> None:
     command.add_argument("--serving", default="", metavar="MODEL", help="compare how this bundle, a local folder, is "
                                                                         "served under load instead")
     command.add_argument("--seconds", type=float, default=10.0, help="of each measurement of --serving")
+    command.add_argument("--requests", type=int, default=0, help="to send in --serving after that, with a look at the "
+                                                                 "server's memory after each tenth of them")
     _add_language_model_option(command)
     command.add_argument("--latency", type=float, default=20.0,
                          help="ms that the bucket of --transfers takes to answer; 0: one on this machine")
@@ -337,7 +339,8 @@ def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
             make_samples(Path(scratch))
         data = options.data or Path(scratch)
         if options.serving:
-            result = bench_serving.bench_serving(options.serving, data, options.seconds, options.language_model)
+            result = bench_serving.bench_serving(options.serving, data, options.seconds, options.language_model,
+                                                 requests=options.requests)
             table = bench_serving.table(result)
         elif options.transfers:
             result = bench_transfers.bench_transfers(data, options.lines, options.latency / 1000)
