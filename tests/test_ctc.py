@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from handwriting.alphabet import BLANK, Alphabet
-from handwriting.ctc import align, decode_greedy, frames_needed
+from handwriting.ctc import Reading, align, decode_greedy, frames_needed
 
 ABC = Alphabet("abc")
 
@@ -65,7 +65,7 @@ def test_an_empty_readings_confidence_is_the_mean_probability_of_the_blank():
 
 
 def test_no_steps_say_nothing_for_sure():
-    assert decode_greedy(np.empty((0, ABC.classes)), ABC) == ("", 0.0, ())
+    assert decode_greedy(np.empty((0, ABC.classes)), ABC) == Reading("", 0.0, ())
 
 
 @pytest.mark.parametrize("text, steps", [

@@ -7,6 +7,7 @@
 | model.onnx | the network for ONNX Runtime: images float32 [B, 1, height, W] -> log_probs float32 [B, W/4, classes] |
 | language_model.json | the labels' character n-grams, for beam search |
 | metrics.json | validation scores of every epoch |
+| profile.json | widths of the training lines, confidences of the validation lines, labels it cannot write |
 | code/<digest>/handwriting/ | a predictor that serves it; added by the deploy step, as all that follows |
 | code/<digest>/requirements.txt | exact versions of the packages that this code needs |
 | code/<digest>/<target>.txt | the lock: all of them with hashes, for one Python and machine |

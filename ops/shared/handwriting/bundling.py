@@ -18,7 +18,7 @@ def write_bundle(store: Store, folder: Path, config: dict[str, Any]) -> str:
 
     Args:
         store: The root of all models.
-        folder: Local folder with WEIGHTS, ONNX, LANGUAGE_MODEL and METRICS.
+        folder: Local folder with WEIGHTS, ONNX, LANGUAGE_MODEL, METRICS and PROFILE.
         config: The fields of BundleConfig without the version.
 
     Returns:
@@ -35,7 +35,7 @@ def write_bundle(store: Store, folder: Path, config: dict[str, Any]) -> str:
 
 
 def _version(folder: Path, config: dict[str, Any]) -> str:
-    """Hashes what decides a bundle's readings; ONNX and metrics follow from it, and hold times of day."""
+    """Hashes what decides a bundle's readings; the other files follow from it, and hold times of day."""
     content = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for part in (folder / WEIGHTS, folder / LANGUAGE_MODEL):
         content.update(hashlib.sha256(part.read_bytes()).digest())

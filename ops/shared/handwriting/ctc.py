@@ -17,11 +17,13 @@ class Reading(NamedTuple):
         text: The reading, NFC.
         confidence: How sure the reader is of the whole line: the mean of its characters', 0 to 1.
         characters: One confidence a character of `text`, 0 to 1.
+        width: Of the line that was read, in px at the reader's height; 0 where that is not known.
     """
 
     text: str
     confidence: float
     characters: tuple[float, ...]
+    width: int = 0
 
 
 def steps(width: int) -> int:

@@ -21,6 +21,7 @@ from handwriting.store import Store, join, open_store, read_json
 SPLITS = ("train", "validation", "test")
 """Splits of a dataset; the bucket's `user_data` joins train."""
 MANIFEST, LINES, REJECTS, LATEST = "manifest.json", "lines.jsonl", "rejects.json", "latest.json"
+OUTSIDE = "outside the alphabet"  # why a line is among the rejects
 
 
 class Line(NamedTuple):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from handwriting.alphabet import VIETNAMESE, Alphabet, describe
 from handwriting.ctc import frames_needed, steps
-from handwriting.dataset import (LATEST, LINES, MANIFEST, REJECTS, SPLITS, Line, Manifest, dataset_id, digest,
+from handwriting.dataset import (LATEST, LINES, MANIFEST, OUTSIDE, REJECTS, SPLITS, Line, Manifest, dataset_id, digest,
                                  read_lines, read_manifest, resolve)
 from handwriting.errors import ConfigError, DataError, ImageError, MissingError
 from handwriting.image import ImageConfig, read_line
@@ -294,7 +294,7 @@ class _Packer:
     def _fits(self, label: Label, line: Line, alphabet: Alphabet) -> bool:
         unknown = alphabet.unknown(line.text)
         if unknown:
-            self._reject(label, "outside the alphabet", ", ".join(map(describe, unknown)))
+            self._reject(label, OUTSIDE, ", ".join(map(describe, unknown)))
         elif frames_needed(alphabet.encode(line.text)) > steps(line.width):
             self._reject(label, "too narrow for its text", f"{len(line.text)} characters on {line.width} px")
         else:

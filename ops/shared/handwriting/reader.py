@@ -15,6 +15,7 @@ from handwriting.ctc import STEP, Reading, decode_greedy, steps
 from handwriting.errors import DataError
 from handwriting.image import read_line, to_input
 from handwriting.language_model import LanguageModel
+from handwriting.profile import Profile, read_profile
 from handwriting.store import open_store
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,12 @@ class Reader:
     Attributes:
         version: The bundle's version.
         language_model: With it lines are read by beam search, without it greedily.
+        profile: What the model learned from, and how sure it is when it reads so; None for old bundles.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, config: BundleConfig,
-                 language_model: LanguageModel | None = None):
-        self.session, self.config, self.language_model = session, config, language_model
+                 language_model: LanguageModel | None = None, profile: Profile | None = None):
+        self.session, self.config, self.language_model, self.profile = session, config, language_model, profile
         self.version = config.version
         self.alphabet = Alphabet(config.alphabet)
 
@@ -46,14 +48,16 @@ class Reader:
         Raises:
             DataError: A file is missing or damaged.
         """
-        config = read_config(open_store(str(folder)))
+        store = open_store(str(folder))
+        config = read_config(store)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
             session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exceptions share no base but Exception
             raise DataError(f"{folder / ONNX} cannot be loaded ({error}); fetch the bundle again") from error
-        return cls(session, config, _language_model(folder) if language_model else None)
+        model = _language_model(folder) if language_model else None
+        return cls(session, config, model, read_profile(store, bool(model)))
 
     @classmethod
     def fetch(cls, uri: str, threads: int = 0, language_model: bool = False) -> "Reader":
@@ -82,9 +86,9 @@ class Reader:
     def read_pixels(self, line: np.ndarray) -> Reading:
         """Reads one line, uint8 [height, width] as `image.read_line` gives it."""
         log_probs = log_probs_of(self.session, line)
-        if self.language_model:
-            return decode_beam(log_probs, self.alphabet, self.language_model)
-        return decode_greedy(log_probs, self.alphabet)
+        reading = (decode_beam(log_probs, self.alphabet, self.language_model) if self.language_model
+                   else decode_greedy(log_probs, self.alphabet))
+        return reading._replace(width=line.shape[1])
 
 
 def log_probs_of(session: onnxruntime.InferenceSession, line: np.ndarray) -> np.ndarray:

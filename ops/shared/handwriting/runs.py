@@ -34,6 +34,8 @@ from handwriting.fusion import best_fusion
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.language_model import LanguageModel
 from handwriting.model import CRNN
+from handwriting.profile import PROFILE
+from handwriting.profiling import profile_of
 from handwriting.quantization import quantize
 from handwriting.store import Store, join, open_store, read_json, write_json
 from handwriting.training import CHECKPOINT, Epoch, Trained, Trainer
@@ -247,7 +249,7 @@ def fit_language_model(trainer: Trainer) -> LanguageModel:
 
 def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, language_model: LanguageModel,
            folder: Path) -> None:
-    """Writes weights, ONNX, language model and metrics into `folder`, and checks the ONNX against PyTorch.
+    """Writes weights, ONNX, language model, metrics, profile into `folder`, and checks the ONNX against PyTorch.
 
     Raises:
         DataError: The two disagree.
@@ -264,7 +266,9 @@ def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, langua
              [line.text for line in lines], Alphabet(dataset.manifest.alphabet))
     metrics = {"best_epoch": trained.best.number, **trained.best.scores.as_dict(),
                "epochs": [epoch.metrics() for epoch in trained.history]}
-    write_json(open_store(str(folder)), METRICS, metrics)
+    bundle = open_store(str(folder))
+    write_json(bundle, METRICS, metrics)
+    write_json(bundle, PROFILE, profile_of(dataset, folder / ONNX, language_model))
 
 
 def _export_onnx(model: CRNN, height: int, path: Path) -> None:
