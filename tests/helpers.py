@@ -6,8 +6,10 @@ from zlib import crc32
 
 from PIL import Image, ImageDraw
 
+from handwriting.alphabet import VIETNAMESE, Alphabet
 from handwriting.ctc import Reading
 from handwriting.image import ImageConfig, read_line
+from handwriting.profile import CONFIDENCES, WIDTHS, Profile, counted
 from handwriting.store import Store, read_json, write_json
 
 SERVER = """
@@ -16,6 +18,7 @@ from handwriting.ctc import Reading
 
 class Reader:
     version = "v1"
+    profile = None
 
     @classmethod
     def fetch(cls, uri, threads=0, language_model=False):
@@ -66,11 +69,13 @@ class FakeReader:
     """Decodes pictures as the real one does and reads TEXT in each."""
 
     version = "0123abcd"
+    alphabet = Alphabet(VIETNAMESE)
+    profile = Profile(counted([320, 320, 700, 3000], WIDTHS), counted([0.84] + 19 * [0.95], CONFIDENCES), 200, 3)
 
     def read(self, pictures):
         for picture in pictures:
             read_line(picture, ImageConfig(max_pixels=1_000_000))
-        return [Reading(TEXT, 0.87654321, (0.9,) * len(TEXT))] * len(pictures)
+        return [Reading(TEXT, 0.87654321, (0.9,) * len(TEXT), 320)] * len(pictures)
 
 
 class BrokenReader(FakeReader):

@@ -23,7 +23,9 @@ from handwriting.user_data import KeepConfig, UserPictures
 METRICS = {"handwriting_requests", "handwriting_errors", "handwriting_request_seconds", "handwriting_model_info",
            "handwriting_requests_in_progress", "handwriting_pictures_stored", "handwriting_pictures_lost",
            "handwriting_pictures_waiting", "handwriting_pictures_waiting_bytes", "handwriting_pictures_oldest_seconds",
-           "handwriting_pictures_upload_failures", "handwriting_confidence"}
+           "handwriting_pictures_upload_failures", "handwriting_confidence", "handwriting_line_width_px",
+           "handwriting_low_confidence", "handwriting_corrections", "handwriting_corrections_unknown",
+           "handwriting_trained_confidence", "handwriting_trained_line_width_px", "handwriting_trained_share"}
 
 
 @pytest.fixture
@@ -99,6 +101,62 @@ def test_confidences_are_counted_a_line(client):
     assert (found["handwriting_confidence_bucket", "0.85"], found["handwriting_confidence_bucket", "0.9"]) == (0, 1)
 
 
+@pytest.mark.parametrize("confidence, low", [(0.84, 1), (0.94, 1), (0.9401, 0), (1.0, 0)])
+def test_low_confidence_is_that_of_the_least_sure_validation_lines(confidence, low):
+    class Reader(FakeReader):
+        def read(self, pictures):
+            return [reading._replace(confidence=confidence) for reading in super().read(pictures)]
+
+    client = create_app(Reader()).test_client()
+    post(client)
+    assert scraped(client)["handwriting_low_confidence_total",] == low
+
+
+def test_widths_are_counted_a_line(client):
+    post(client)
+    found = scraped(client)
+    assert found["handwriting_line_width_px_sum",] == 320
+    assert (found["handwriting_line_width_px_bucket", "315.0"], found["handwriting_line_width_px_bucket", "400.0"]) == (
+        0, 1)
+
+
+def test_what_the_model_was_trained_on_is_shown_in_the_bins_of_what_it_reads(client):
+    post(client)
+    found = scraped(client)
+    for name in ("confidence", "line_width_px"):
+        bins = {key[1] for key in found if key[0] == f"handwriting_{name}_bucket"}
+        assert bins == {key[1] for key in found if key[0] == f"handwriting_trained_{name}"} and "+Inf" in bins
+    widths = [found["handwriting_trained_line_width_px", bound] for bound in ("315.0", "400.0", "2500.0", "+Inf")]
+    assert widths == [0, 0.5, 0.75, 1]
+    assert found["handwriting_trained_confidence", "0.85"] == found["handwriting_trained_share", "low_confidence"]
+    assert (found["handwriting_trained_share", "low_confidence"], found["handwriting_trained_share", "unknown"]) == (
+        0.05, 0.015)
+
+
+def test_a_model_without_a_profile_shows_nothing_of_its_training_and_serves_as_well():
+    class Old(FakeReader):
+        profile = None
+
+    client = create_app(Old()).test_client()
+    assert post(client).status_code == 200
+    found = scraped(client)
+    assert not [key for key in found if key[0].startswith("handwriting_trained")]
+    assert (found["handwriting_confidence_count",], found["handwriting_low_confidence_total",]) == (1, 0)
+
+
+def test_corrections_are_counted_and_those_that_the_model_could_never_read(tmp_path):
+    store = UserPictures(str(tmp_path), KeepConfig(str(tmp_path / "spool")))
+    app = create_app(FakeReader(), store)
+    client = app.test_client()
+    for text in ("Huế", "Straße", "Straße № 5"):
+        data = {"file": (io.BytesIO(encoded(drawing())), "secret.png"), "text": text}
+        assert client.post("/correction", data=data).status_code == 204
+    assert client.post("/correction", data={"text": "Straße"}, content_type="multipart/form-data").status_code == 400
+    store.close()
+    found = scraped(client)
+    assert (found["handwriting_corrections_total",], found["handwriting_corrections_unknown_total",]) == (3, 2)
+
+
 def test_the_version_that_serves_is_shown_once_it_is_loaded():
     app = create_app(None)
     assert not [key for key in scraped(app.test_client()) if key[0] == "handwriting_model_info"]
@@ -171,6 +229,8 @@ print(client.get("/metrics").data.decode())
     found = samples(pages[1])
     assert found["handwriting_requests_total", "/predict", "200"] == 2
     assert found["handwriting_confidence_count",] == 2
+    assert found["handwriting_line_width_px_count",] == found["handwriting_low_confidence_total",] == 2
+    assert found["handwriting_trained_share", "low_confidence"] == 0.05
     assert found["handwriting_pictures_waiting",] == 6  # the first was never declared dead
     assert found["handwriting_model_info", "0123abcd"] == 1
     assert found["process_resident_memory_bytes",] > 2**20 and found["process_cpu_seconds_total",] > 0

@@ -404,6 +404,7 @@ def test_a_correction_arrives_beside_its_picture(visit, served, tmp_path):
     read, corrected = sorted(served.kept(), key=lambda one: "correction" in one[1])
     assert read[0] == corrected[0] == line(tmp_path).read_bytes()
     assert corrected[1]["correction"] == "Số 49 Đường Lý Thường Kiệt"
+    assert corrected[1]["picture"] == read[1]["picture"]  # by which the weekly report finds what was misread
 
 
 def test_a_picture_is_not_kept_where_its_owner_says_so(visit, served, tmp_path):

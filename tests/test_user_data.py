@@ -11,6 +11,7 @@ from PIL import Image
 from test_picture_files import picture
 
 from handwriting import layout, user_data
+from handwriting.dataset import digest
 from handwriting.errors import ConfigError, StoreError
 from handwriting.picture_files import PNG_SIGNATURE
 from handwriting.store import open_store
@@ -69,7 +70,8 @@ def counts(pictures: UserPictures) -> tuple[int, int, int]:
 
 def test_pictures_land_as_png_with_their_readings_beside_them(tmp_path, config):
     pictures = UserPictures(str(tmp_path), config())
-    for data in (picture("L"), picture("RGB"), picture("L", "PNG")):
+    sent = {digest(data): data for data in (picture("L"), picture("RGB"), picture("L", "PNG"))}
+    for data in sent.values():
         pictures.add(data, READING)
     pictures.close()
     files = sorted((tmp_path / "user_data" / "images").iterdir())
@@ -78,6 +80,7 @@ def test_pictures_land_as_png_with_their_readings_beside_them(tmp_path, config):
         assert Image.open(io.BytesIO(file.read_bytes())).format == "PNG"
         reading = json.loads((tmp_path / "user_data" / "readings" / f"{file.stem}.json").read_text("utf-8"))
         assert reading.pop("time").replace("-", "").replace(":", "").startswith(file.stem[:15])
+        assert reading.pop("picture") in sent
         assert reading == READING and file.stem.endswith("-v1")
 
 

@@ -10,9 +10,10 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 from prometheus_client import (CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector,
@@ -21,15 +22,19 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import INF, floatToGoString
 
 from handwriting.layout import METRICS_FOLDER
+from handwriting.profile import CONFIDENCES, WIDTHS, Profile, shares
+
+if TYPE_CHECKING:
+    from handwriting.ctc import Reading
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)  # what a client's own id may be; it lands in the log
 PROBES = {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}  # asked for every few seconds
 NO_ROUTE = "none"  # the label of every path that is no route: raw paths would be labels without end
-CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 SUMMED = ("process_cpu_seconds", "process_open_fds", "process_resident_memory_bytes", "process_virtual_memory_bytes")
 
 
@@ -60,9 +65,30 @@ class Metrics:
                             registry=own, multiprocess_mode="livemax")
         self.confidence = Histogram("handwriting_confidence", "Confidence of each line that was read, 0 to 1",
                                     registry=own, buckets=CONFIDENCES)
+        self.low = Counter("handwriting_low_confidence_total", "Lines read with low confidence, by the model's profile",
+                           registry=own)
+        self.width = Histogram("handwriting_line_width_px", "Width of each line that was read, at the model's height",
+                               registry=own, buckets=WIDTHS)
+        self.corrections = Counter("handwriting_corrections_total", "Corrections that people sent", registry=own)
+        self.unknown = Counter("handwriting_corrections_unknown_total",
+                               "Corrections with a character outside the model's alphabet", registry=own)
+        self.trained = _TrainedOn(own)
         self.model = Gauge("handwriting_model_info", "1 for the version of the model that serves", ["version"],
                            registry=own, multiprocess_mode="livemax")
         self.exposed = _exposed(own)
+
+    def count_readings(self, readings: "Sequence[Reading]", profile: Profile | None) -> None:
+        """Takes what was read, and the profile of the model that did; without one no reading counts as low."""
+        for reading in readings:
+            self.confidence.observe(reading.confidence)
+            self.width.observe(reading.width)
+        if profile:
+            self.low.inc(sum(reading.confidence <= profile.low for reading in readings))
+
+    def count_correction(self, unknown: bool) -> None:
+        """Takes a correction, and whether it has a character outside the model's alphabet."""
+        self.corrections.inc()
+        self.unknown.inc(unknown)
 
     def count_pictures(self, stored: int, lost: int, failures: int, waiting: int, size: int, oldest: float) -> None:
         """Takes what `UserPictures` reports: three changes, and what waits now, its bytes and the age of the oldest."""
@@ -72,6 +98,28 @@ class Metrics:
         self.waiting.set(waiting)
         self.waiting_bytes.set(size)
         self.oldest.set(oldest)
+
+
+class _TrainedOn:
+    """What the model's profile says, in the bins and units of what is counted, for one expression to compare both."""
+
+    def __init__(self, own: CollectorRegistry):
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"handwriting_trained_{name}", text, labels, registry=own, multiprocess_mode="livemax")
+
+        self.share = gauge("share", "Share of validation lines read with low confidence, of labels with a character "
+                                    "outside the model's alphabet, 0 to 1", "of")
+        self.confidence = gauge("confidence", "Share of validation lines up to a confidence, 0 to 1", "le")
+        self.width = gauge("line_width_px", "Share of training lines up to a width, 0 to 1", "le")
+
+    def show(self, profile: Profile) -> None:
+        """Sets all of them."""
+        self.share.labels("low_confidence").set(profile.low_lines / sum(profile.confidences))
+        self.share.labels("unknown").set(profile.unknown / max(1, profile.labels))
+        for found, bounds, counts in ((self.confidence, CONFIDENCES, profile.confidences),
+                                      (self.width, WIDTHS, profile.widths)):
+            for bound, share in zip((*bounds, INF), shares(counts)):
+                found.labels(floatToGoString(bound)).set(share)
 
 
 def _exposed(own: CollectorRegistry) -> CollectorRegistry:
@@ -113,9 +161,9 @@ def _process(pid: str) -> ProcessCollector:
 class Monitor:
     """Counts, times and logs the requests of an application."""
 
-    def __init__(self, metrics: Metrics, version: Callable[[], str]):
-        """Takes the metrics to count in, and what tells the model's version."""
-        self.metrics, self.version = metrics, version
+    def __init__(self, metrics: Metrics, version: Callable[[], str], profile: Callable[[], Profile | None]):
+        """Takes the metrics to count in, and what tells the model's version and profile."""
+        self.metrics, self.version, self.profile = metrics, version, profile
 
     def watch(self, app: Flask) -> None:
         """Hooks into an application and gives it `GET /metrics`."""
@@ -128,6 +176,8 @@ class Monitor:
         """`GET /metrics`: Prometheus's text form, which every scraper takes, whatever `Accept` says."""
         if version := self.version():
             self.metrics.model.labels(version).set(1)
+        if profile := self.profile():
+            self.metrics.trained.show(profile)
         return Response(generate_latest(self.metrics.exposed), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     def _start(self) -> None:

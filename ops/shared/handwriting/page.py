@@ -56,7 +56,7 @@ def tell_safety(response: Response) -> Response:
     return response
 
 
-def keep_correction(store: "UserPictures | None", picture: bytes, texts: list[str], version: str) -> None:
+def keep_correction(store: "UserPictures | None", picture: bytes, texts: list[str], version: str) -> str:
     """Keeps a picture with the text that a person says it shows: `{"correction": ...}` as the JSON beside it.
 
     It comes back as training data the way all users' pictures do: Label Studio's storage makes a task of the picture,
@@ -68,6 +68,9 @@ def keep_correction(store: "UserPictures | None", picture: bytes, texts: list[st
         picture: The line, once more: the server remembers no readings.
         texts: All that the request gives as text, which has to be one.
         version: Of the model that misread it.
+
+    Returns:
+        The text that was kept.
 
     Raises:
         Refused: 400, there is no text; 403, another site's page sent it; 409, nothing is kept here; 422, no line can
@@ -82,6 +85,7 @@ def keep_correction(store: "UserPictures | None", picture: bytes, texts: list[st
     read_line(picture, ImageConfig())
     if not store.add(picture, {CORRECTION: text, "version": version}):
         raise Refused(503, "not kept", "the correction could not be kept, as the disk is full; try again later")
+    return text
 
 
 def _text(texts: list[str]) -> str:

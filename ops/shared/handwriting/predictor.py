@@ -22,6 +22,7 @@ from handwriting.user_data import UserPictures
 
 if TYPE_CHECKING:  # the application itself needs no ONNX Runtime: the server loads the reader after its fork
     from handwriting.ctc import Reading
+    from handwriting.profile import Profile
     from handwriting.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,11 @@ class Predictor:
         """The release, or the version of the loaded model; empty without one."""
         return (self.release or self.reader.version) if self.reader else ""
 
+    @property
+    def profile(self) -> "Profile | None":
+        """What the loaded model learned from, in figures; None without one, or where its bundle does not say."""
+        return self.reader.profile if self.reader else None
+
     def loaded(self) -> "Reader":
         """Returns the model.
 
@@ -84,13 +90,12 @@ class Predictor:
             readings = self._read_all(pictures, where)
         if keep and self.store is not None:
             for picture, reading in zip(pictures, readings):
-                self.store.offer(picture, reading_json(reading, self.version))
+                self.store.offer(picture, {**reading_json(reading, self.version), "width": reading.width})
         return readings
 
     def _read_all(self, pictures: Sequence[bytes], where: str) -> "list[Reading]":
         readings = [self._read_one(picture, where and f"{where}[{number}]") for number, picture in enumerate(pictures)]
-        for reading in readings:
-            self.metrics.confidence.observe(reading.confidence)
+        self.metrics.count_readings(readings, self.profile)
         return readings
 
     def _read_one(self, picture: bytes, place: str) -> "Reading":
@@ -128,7 +133,7 @@ def create_app(reader: "Reader | None", store: UserPictures | None = None, max_b
     app.add_url_rule("/", view_func=index)
     add_routes(app)
     ml_backend.add_routes(app, data_uri)
-    Monitor(metrics, lambda: predictor.version).watch(app)
+    Monitor(metrics, lambda: predictor.version, lambda: predictor.profile).watch(app)
     app.before_request(_admit)
     app.after_request(_tell_version)
     app.after_request(tell_safety)
@@ -167,7 +172,9 @@ def predict() -> Response:
 def correct() -> Response:
     """`POST /correction`: a picture, and what a person says it shows; both are kept."""
     predictor, picture = _predictor(), _uploaded_picture()
-    keep_correction(predictor.store, picture, request.form.getlist(TEXT_FIELD), predictor.version)
+    text = keep_correction(predictor.store, picture, request.form.getlist(TEXT_FIELD), predictor.version)
+    if predictor.reader:
+        predictor.metrics.count_correction(bool(predictor.reader.alphabet.unknown(text)))
     return Response(status=204)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from handwriting.dataset import digest
 from handwriting.errors import ConfigError, DataError, ImageError, StoreError
 from handwriting.layout import READINGS, USER_PICTURES
 from handwriting.picture_files import in_share, new_name, pack, to_png, unpack
@@ -114,13 +115,15 @@ class UserPictures:
 
         Args:
             picture: Any format that Pillow reads.
-            reading: What to write beside it as JSON; its `version` goes into the name.
+            reading: What to write beside it as JSON, with the time and the picture's digest, by which a correction finds
+                the reading of the same picture; its `version` goes into the name.
 
         Returns:
             Whether it is in the spool, from where it will be stored; else it is counted as lost.
         """
         now = datetime.now(UTC)
-        data = pack(picture, {**reading, "time": now.isoformat(timespec="milliseconds")})
+        about = {"picture": digest(picture), "time": now.isoformat(timespec="milliseconds")}
+        data = pack(picture, {**reading, **about})
         try:
             self._check_room(len(data))
             entry = self._spool.put(new_name(now, str(reading.get("version", ""))), data)
