@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve,
-                _add_wheels, _add_manifest, _add_bench, _add_run, kubeflow_commands.add_commands):
+    for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_drift,
+                _add_serve, _add_wheels, _add_manifest, _add_bench, _add_run, kubeflow_commands.add_commands):
         add(commands)
     return top
 
@@ -254,6 +254,31 @@ def _read(reader: Any, path: Path) -> dict[str, Any]:
         return {"image": str(path), "text": reading.text, "confidence": round(reading.confidence, 4)}
     except (ImageError, OSError) as error:
         return {"image": str(path), "error": str(error)}
+
+
+def _add_drift(commands: Any) -> None:
+    from handwriting.drift import DriftConfig
+
+    command = add_command(commands, drift_command)
+    command.add_argument("--data", required=True, help="s3:// prefix or folder with user_data/")
+    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
+    command.add_argument("--days", type=int, default=7, help="to look back")
+    command.add_argument("--language-model", action=argparse.BooleanOptionalAction, default=True,
+                         help="the service reads with the bundle's language model")
+    command.add_argument("--report", type=Path, help="HTML file for figures, charts and the least certain lines")
+    add_config(command, DriftConfig)
+
+
+def drift_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Compares what users sent with what the model that serves learned from, and says whether to train again."""
+    from handwriting.drift import DriftConfig
+    from handwriting.watching import watch
+
+    found, report = watch(options.data, options.model, options.days, options.language_model,
+                          config_of(DriftConfig, options))
+    if options.report:
+        options.report.write_text(report, "utf-8")
+    return found.summary()
 
 
 def _add_serve(commands: Any) -> None:

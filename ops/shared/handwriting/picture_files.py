@@ -14,6 +14,7 @@ from PIL import Image
 from handwriting.errors import DataError, ImageError
 from handwriting.image import DAMAGED, FORMATS, upright
 
+STAMP = "%Y%m%dT%H%M%S"  # UTC, at the start of each name
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}  # what a PNG file can hold as it is
 
@@ -25,7 +26,7 @@ def in_share(picture: bytes, share: float) -> bool:
 
 def new_name(now: datetime, version: str) -> str:
     """Returns a name that sorts by UTC time and is unique among replicas: `20261123T101530-9f86d081d0a1-<version>`."""
-    parts = [f"{now:%Y%m%dT%H%M%S}", secrets.token_hex(6), re.sub(r"[^\w.-]", "_", version, flags=re.ASCII)[:64]]
+    parts = [f"{now:{STAMP}}", secrets.token_hex(6), re.sub(r"[^\w.-]", "_", version, flags=re.ASCII)[:64]]
     return "-".join(filter(None, parts))
 
 

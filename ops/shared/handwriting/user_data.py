@@ -115,8 +115,8 @@ class UserPictures:
 
         Args:
             picture: Any format that Pillow reads.
-            reading: What to write beside it as JSON, with the time and the picture's digest, by which a correction finds
-                the reading of the same picture; its `version` goes into the name.
+            reading: What to write beside it as JSON, with the time and the picture's digest, by which a correction
+                finds the reading of the same picture; its `version` goes into the name.
 
         Returns:
             Whether it is in the spool, from where it will be stored; else it is counted as lost.
