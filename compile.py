@@ -5,7 +5,8 @@ from pathlib import Path
 
 from handwriting.errors import ConfigError
 from pipeline.cluster_manifests import ClusterConfig, write_cluster_files
-from pipeline.compiling import compile_pipeline
+from pipeline.compiling import compile_pipeline, write_spec
+from pipeline.drift_pipeline import drift_pipeline
 from pipeline.handwriting_pipeline import Machine
 
 BUILD = Path(__file__).resolve().parent / "build"
@@ -33,17 +34,18 @@ def main() -> None:
                           options.shared_memory, options.nodes)
     except ConfigError as error:
         parser.error(str(error))
-    pipeline = options.out / "pipeline.yaml"
-    sizes = compile_pipeline(pipeline, machine)
+    pipeline, drift = options.out / "pipeline.yaml", options.out / "drift.yaml"
+    sizes = compile_pipeline(pipeline, machine) | write_spec(drift, drift_pipeline)
     cluster, secrets, service, experiment = write_cluster_files(options.out, config)
     for component, size in sizes.items():
         print(f"{component:12} {size / 1024:5.1f} KiB of source")
     print(f"""
-Wrote {pipeline}, {cluster.name}, {secrets.name}, {service.name} and {experiment.name}. Next:
+Wrote {pipeline}, {drift.name}, {cluster.name}, {secrets.name}, {service.name} and {experiment.name}. Next:
   1. fill in a copy of {secrets}, and kubectl apply -f it, once
   2. kubectl apply -f {cluster}: accounts and rights
   3. upload {pipeline} in the Kubeflow Pipelines UI (Pipelines, Upload pipeline), or
      kfp pipeline create -p handwriting {pipeline}
+{drift} is the weekly look at what users send, to upload likewise;
 {service} is an example of what the deploy step applies;
 {experiment} searches better hyperparameters with Katib, if you apply it.""")
 

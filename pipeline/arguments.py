@@ -1,26 +1,28 @@
-"""Arguments of the pipeline, checked before anything is sent: the server would refuse them late, or not at all."""
+"""Arguments of a pipeline, checked before anything is sent: the server would refuse them late, or not at all."""
 
 import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from kfp.dsl.graph_component import GraphComponent
+
 from handwriting.errors import ConfigError
 from pipeline.handwriting_pipeline import handwriting_pipeline
 
 
-def parameters() -> dict[str, inspect.Parameter]:
-    """Returns the pipeline's parameters by name."""
-    return dict(inspect.signature(handwriting_pipeline.pipeline_func).parameters)
+def parameters(pipeline: GraphComponent = handwriting_pipeline) -> dict[str, inspect.Parameter]:
+    """Returns a pipeline's parameters by name."""
+    return dict(inspect.signature(pipeline.pipeline_func).parameters)
 
 
-def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns arguments of the pipeline, once each is known to fit.
+def checked(arguments: Mapping[str, Any], pipeline: GraphComponent = handwriting_pipeline) -> dict[str, Any]:
+    """Returns arguments of a pipeline, once each is known to fit.
 
     Raises:
         ConfigError: One is unknown, or of another type than its parameter.
     """
-    known = parameters()
+    known = parameters(pipeline)
     for name, value in arguments.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
@@ -33,8 +35,8 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return dict(arguments)
 
 
-def typed(settings: list[str]) -> dict[str, Any]:
-    """Returns arguments of the pipeline from texts such as `epochs=20`.
+def typed(settings: list[str], pipeline: GraphComponent = handwriting_pipeline) -> dict[str, Any]:
+    """Returns arguments of a pipeline from texts such as `epochs=20`.
 
     Raises:
         ConfigError: A text has no `=`, or its name or value does not fit the pipeline.
@@ -43,9 +45,9 @@ def typed(settings: list[str]) -> dict[str, Any]:
     for name, equals, _ in pairs:
         if not equals:
             raise ConfigError(f"{name!r} sets nothing; write name=value, such as epochs=20")
-    known = parameters()
+    known = parameters(pipeline)
     return checked({name: _typed(name, value, known[name].annotation) if name in known else value
-                    for name, _, value in pairs})
+                    for name, _, value in pairs}, pipeline)
 
 
 def _typed(name: str, text: str, kind: type) -> Any:

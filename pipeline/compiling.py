@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 from kfp import compiler
+from kfp.dsl.graph_component import GraphComponent
 
 from pipeline.handwriting_pipeline import Machine, make_pipeline
 
@@ -13,11 +14,16 @@ copies of each, 1 MiB."""
 
 
 def compile_pipeline(path: Path, machine: Machine = Machine()) -> dict[str, int]:
-    """Writes the pipeline spec.
+    """Writes the spec of the pipeline whose train step runs on a machine; as `write_spec` does."""
+    return write_spec(path, make_pipeline(machine))
+
+
+def write_spec(path: Path, pipeline: GraphComponent) -> dict[str, int]:
+    """Writes the spec of a pipeline.
 
     Args:
         path: The YAML file to write; its folder is made.
-        machine: What the train step runs on.
+        pipeline: To compile.
 
     Returns:
         Bytes of source by component.
@@ -26,7 +32,7 @@ def compile_pipeline(path: Path, machine: Machine = Machine()) -> dict[str, int]
         ValueError: A component is larger than LARGEST_SOURCE.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(make_pipeline(machine), str(path))
+    compiler.Compiler().compile(pipeline, str(path))
     sizes = source_sizes(path.read_text("utf-8"))
     large = {name: size for name, size in sizes.items() if size > LARGEST_SOURCE}
     if large:

@@ -86,7 +86,7 @@ class Machine:
                 "secrets": NODE_SECRETS, "namespace": namespace}
 
 
-def _with_secrets(task: PipelineTask, *secrets: str) -> PipelineTask:
+def with_secrets(task: PipelineTask, *secrets: str) -> PipelineTask:
     """Gives a task the variables of some secrets."""
     for secret in secrets:
         kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRETS[secret]}, optional=True)
@@ -96,7 +96,7 @@ def _with_secrets(task: PipelineTask, *secrets: str) -> PipelineTask:
 def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
     """Returns the pipeline, whose train step runs on a machine."""
     def trained(**arguments: Any) -> PipelineTask:
-        task = machine.take(_with_secrets(train(**arguments), S3_SECRET, COMET_SECRET))
+        task = machine.take(with_secrets(train(**arguments), S3_SECRET, COMET_SECRET))
         return task.set_retry(num_retries=2)  # a retry goes on from the checkpoint
 
     @dsl.pipeline(name="handwriting", description="Labelled handwritten lines become a served reader.")
@@ -187,20 +187,20 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             smoke: Ask the service itself for its version and one reading before it counts as deployed.
             apply: False makes the manifest only, on a machine without a cluster.
         """
-        data = _with_secrets(preprocess(
+        data = with_secrets(preprocess(
             label_studio_url=label_studio_url, project=project, bucket=bucket, alphabet=alphabet, height=height,
             max_rejects=max_rejects, sync=sync), S3_SECRET, LABEL_STUDIO_SECRET)
         data.set_caching_options(False)  # Label Studio may hold new labels
         dataset = data.outputs["Output"]
 
         with dsl.If(prelabel == True, name="prelabel"):  # noqa: E712  KFP needs the comparison
-            readings = _with_secrets(read_unlabelled(
+            readings = with_secrets(read_unlabelled(
                 label_studio_url=label_studio_url, project=project, bucket=bucket, language_model=language_model,
                 uncertain_first=uncertain_first, sync=False), S3_SECRET, LABEL_STUDIO_SECRET)
             readings.after(data)  # which lets Label Studio look for new pictures; both at once could find them twice
             readings.set_caching_options(False)  # users may have sent new pictures
 
-        news = _with_secrets(anything_new(dataset=dataset, bucket=bucket, force=force), S3_SECRET)
+        news = with_secrets(anything_new(dataset=dataset, bucket=bucket, force=force), S3_SECRET)
         news.set_caching_options(False)  # another model may serve by now
 
         # outputs named otherwise than "Output" would silently count as false in a local run (kfp 2.17)
@@ -209,7 +209,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
                                         "seed": seed}
             nodes = machine.as_nodes(namespace)
             with dsl.If(tune == True, name="tune"):  # noqa: E712
-                best = _with_secrets(search(
+                best = with_secrets(search(
                     **settings, step=asdict(train_step(machine.image)), secrets=NODE_SECRETS,
                     epochs=trial_epochs, algorithm=algorithm, trials=trials, parallel=parallel,
                     gpus=min(1, machine.gpus), katib=katib, namespace=namespace), S3_SECRET)
@@ -221,8 +221,8 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
                                 compare=compare)
             model = dsl.OneOf(tuned.outputs["Output"], given.outputs["Output"])
 
-            scores = _with_secrets(evaluate(model=model, dataset=dataset, bucket=bucket, language_model=language_model),
-                                   S3_SECRET)
+            scores = with_secrets(evaluate(model=model, dataset=dataset, bucket=bucket, language_model=language_model),
+                                  S3_SECRET)
             scores.set_caching_options(False)  # another champion may serve by now
 
             decision = promote(
@@ -230,7 +230,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
                 champion_cer=scores.outputs["champion_cer"], margin=margin)
 
             with dsl.If(decision.outputs["Output"] == True, name="better"):  # noqa: E712
-                service = _with_secrets(deploy(
+                service = with_secrets(deploy(
                     model=model, bucket=bucket, name=name, namespace=namespace, mode=mode, image=image,
                     min_replicas=min_replicas, max_replicas=max_replicas, canary=canary, smoke=smoke, apply=apply,
                     language_model=language_model, keep_share=keep_share), S3_SECRET)

@@ -90,8 +90,22 @@ def _add_server_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--namespace", default="", help="namespace of the runs in a multi-user Kubeflow")
 
 
+def _add_pipeline_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--pipeline", choices=["handwriting", "drift"], default="handwriting",
+                         help="the whole one, or the look at what users send")
+
+
+def _pipeline(name: str) -> Any:
+    from pipeline.drift_pipeline import drift_pipeline
+    from pipeline.handwriting_pipeline import handwriting_pipeline
+
+    return {"handwriting": handwriting_pipeline, "drift": drift_pipeline}[name]
+
+
 def _add_upload(commands: Any) -> None:
-    _add_server_options(add_command(commands, upload_command))
+    command = add_command(commands, upload_command)
+    _add_pipeline_option(command)
+    _add_server_options(command)
 
 
 def upload_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -99,7 +113,7 @@ def upload_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from pipeline.client import connect
     from pipeline.versions import upload
 
-    return upload(connect(options.host, options.namespace))._asdict()
+    return upload(connect(options.host, options.namespace), pipeline=_pipeline(options.pipeline))._asdict()
 
 
 def _add_schedule(commands: Any) -> None:
@@ -108,6 +122,7 @@ def _add_schedule(commands: Any) -> None:
     when.add_argument("--cron", default="", help='six fields, seconds first, UTC: "0 0 3 * * 1" is Mondays at 03:00')
     when.add_argument("--every", default="", help="interval: 30m, 6h, 1d")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline")
+    _add_pipeline_option(command)
     _add_server_options(command)
 
 
@@ -123,13 +138,16 @@ def schedule_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from pipeline.versions import upload
 
     trigger = every(options.every) if options.every else Trigger(cron=options.cron)
-    arguments = typed(options.set)
+    pipeline = _pipeline(options.pipeline)
+    arguments = typed(options.set, pipeline)
     client = connect(options.host, options.namespace)
-    return schedule(client, trigger, arguments, upload(client))
+    return schedule(client, trigger, arguments, upload(client, pipeline=pipeline), pipeline)
 
 
 def _add_unschedule(commands: Any) -> None:
-    _add_server_options(add_command(commands, unschedule_command))
+    command = add_command(commands, unschedule_command)
+    _add_pipeline_option(command)
+    _add_server_options(command)
 
 
 def unschedule_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -137,7 +155,7 @@ def unschedule_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from pipeline.client import connect
     from pipeline.schedules import unschedule
 
-    return {"deleted": unschedule(connect(options.host, options.namespace))}
+    return {"deleted": unschedule(connect(options.host, options.namespace), _pipeline(options.pipeline))}
 
 
 def _add_list(commands: Any) -> None:

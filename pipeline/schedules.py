@@ -1,4 +1,4 @@
-"""The recurring run of the pipeline.
+"""The recurring run of a pipeline, which has the pipeline's name.
 
 A recurring run cannot be changed in place. The new one is made first, disabled; then the old one is disabled, the new
 one enabled, and the old one deleted. At no time are both enabled, and a step that fails is taken back, so that the old
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from kfp.dsl.graph_component import GraphComponent
 from kfp_server_api.models import (RecurringRunMode, V2beta1CronSchedule, V2beta1DeletePropagationPolicy,
                                    V2beta1PeriodicSchedule, V2beta1PipelineVersionReference, V2beta1RecurringRun,
                                    V2beta1RuntimeConfig, V2beta1Trigger)
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 RECENT = 200  # runs to look through for the last one of a schedule
 
 
-def schedule(client: Client, trigger: Trigger, arguments: Mapping[str, Any], version: Version) -> dict[str, Any]:
+def schedule(client: Client, trigger: Trigger, arguments: Mapping[str, Any], version: Version,
+             pipeline: GraphComponent = handwriting_pipeline) -> dict[str, Any]:
     """Makes the recurring run, or puts another in its place where something differs; one run at a time, no catch-up.
 
     Args:
@@ -35,6 +37,7 @@ def schedule(client: Client, trigger: Trigger, arguments: Mapping[str, Any], ver
         trigger: When runs start.
         arguments: Of the pipeline; the others have defaults.
         version: Of the pipeline.
+        pipeline: To run.
 
     Returns:
         The recurring run as `listed` shows it, with `changed`.
@@ -43,8 +46,8 @@ def schedule(client: Client, trigger: Trigger, arguments: Mapping[str, Any], ver
         ConfigError: An argument does not fit the pipeline; nothing was sent.
         PipelineError: The server refuses a step; the recurring run is as it was, or the message says what is left.
     """
-    wanted = _recurring_run(client, trigger, checked(arguments), version)
-    old = ours(client)
+    wanted = _recurring_run(client, trigger, checked(arguments, pipeline), version, pipeline.name)
+    old = ours(client, pipeline)
     if len(old) == 1 and _enabled(old[0]) and _content(old[0]) == _content(wanted):
         return {**_described(client, old[0]), "changed": False}
     new = client.ask("a new recurring run", lambda: (
@@ -59,13 +62,13 @@ def schedule(client: Client, trigger: Trigger, arguments: Mapping[str, Any], ver
     return {**_described(client, now), "changed": True}
 
 
-def unschedule(client: Client) -> list[str]:
-    """Deletes the recurring run; a run that is under way goes on. Returns the ids of what was deleted.
+def unschedule(client: Client, pipeline: GraphComponent = handwriting_pipeline) -> list[str]:
+    """Deletes the recurring run of a pipeline; a run that is under way goes on. Returns the ids of what was deleted.
 
     Raises:
         PipelineError: The server refuses it.
     """
-    found = ours(client)
+    found = ours(client, pipeline)
     for run in found:
         _delete(client, run)
     return [str(run.recurring_run_id) for run in found]
@@ -80,9 +83,9 @@ def listed(client: Client) -> list[dict[str, Any]]:
     return [_described(client, run) for run in _recurring_runs(client)]
 
 
-def ours(client: Client) -> list[Any]:
-    """Returns the recurring runs that have the schedule's name: one, or more where an update was cut off."""
-    return [run for run in _recurring_runs(client) if run.display_name == handwriting_pipeline.name]
+def ours(client: Client, pipeline: GraphComponent) -> list[Any]:
+    """Returns the recurring runs that have the pipeline's name: one, or more where an update was cut off."""
+    return [run for run in _recurring_runs(client) if run.display_name == pipeline.name]
 
 
 def _recurring_runs(client: Client) -> list[Any]:
@@ -91,13 +94,13 @@ def _recurring_runs(client: Client) -> list[Any]:
                              "recurring_runs"))
 
 
-def _recurring_run(client: Client, trigger: Trigger, arguments: dict[str, Any], version: Version) -> Any:
+def _recurring_run(client: Client, trigger: Trigger, arguments: dict[str, Any], version: Version, name: str) -> Any:
     """Returns what is sent to the server: disabled, since the old one may still be enabled."""
     experiment = client.ask("the experiment", lambda: client.create_experiment(EXPERIMENT))
     when = V2beta1Trigger(cron_schedule=V2beta1CronSchedule(cron=trigger.cron)) if trigger.cron else V2beta1Trigger(
         periodic_schedule=V2beta1PeriodicSchedule(interval_second=str(trigger.seconds)))
     return V2beta1RecurringRun(
-        display_name=handwriting_pipeline.name, experiment_id=experiment.experiment_id, trigger=when,
+        display_name=name, experiment_id=experiment.experiment_id, trigger=when,
         mode=RecurringRunMode.DISABLE, max_concurrency="1", no_catchup=True,
         pipeline_version_reference=V2beta1PipelineVersionReference(
             pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id),

@@ -1,4 +1,4 @@
-"""Versions of the pipeline on a server, named by git revision."""
+"""Versions of a pipeline on a server, named by git revision."""
 
 import hashlib
 import logging
@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from kfp.dsl.graph_component import GraphComponent
 from kfp_server_api.models import V2beta1Pipeline
 
 from handwriting.errors import ConfigError
 from pipeline.client import Client
-from pipeline.compiling import compile_pipeline
+from pipeline.compiling import write_spec
 from pipeline.handwriting_pipeline import handwriting_pipeline
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Version(NamedTuple):
-    """A version of the pipeline on the server; `new` says whether it was uploaded just now."""
+    """A version of a pipeline on the server; `new` says whether it was uploaded just now."""
 
     pipeline_id: str
     version_id: str
@@ -29,12 +30,13 @@ class Version(NamedTuple):
     new: bool
 
 
-def upload(client: Client, folder: Path = ROOT) -> Version:
-    """Uploads the pipeline as it is in this checkout, unless this revision is there already.
+def upload(client: Client, folder: Path = ROOT, pipeline: GraphComponent = handwriting_pipeline) -> Version:
+    """Uploads a pipeline as it is in this checkout, unless this revision is there already.
 
     Args:
         client: From `pipeline.client.connect`.
         folder: The checkout.
+        pipeline: To upload.
 
     Raises:
         ConfigError: The folder is no git checkout.
@@ -42,16 +44,16 @@ def upload(client: Client, folder: Path = ROOT) -> Version:
     """
     with tempfile.TemporaryDirectory(prefix="upload-") as scratch:
         spec = Path(scratch) / "pipeline.yaml"
-        compile_pipeline(spec)
+        write_spec(spec, pipeline)
         name = revision(folder, spec.read_bytes())
-        pipeline = _pipeline_id(client)
-        for version in client.pages("versions", partial(client.list_pipeline_versions, pipeline), "pipeline_versions"):
+        ident = _pipeline_id(client, pipeline)
+        for version in client.pages("versions", partial(client.list_pipeline_versions, ident), "pipeline_versions"):
             if version.display_name == name:
                 log.info("version %s is there already", name)
-                return Version(pipeline, version.pipeline_version_id, name, new=False)
+                return Version(ident, version.pipeline_version_id, name, new=False)
         made = client.ask(f"version {name}", lambda: client.upload_pipeline_version(
-            str(spec), name, pipeline_id=pipeline))
-    return Version(pipeline, made.pipeline_version_id, name, new=True)
+            str(spec), name, pipeline_id=ident))
+    return Version(ident, made.pipeline_version_id, name, new=True)
 
 
 def revision(folder: Path, spec: bytes) -> str:
@@ -75,14 +77,14 @@ def _git(folder: Path, *arguments: str) -> str:
                           "repository, or upload build/pipeline.yaml by hand") from error
 
 
-def _pipeline_id(client: Client) -> str:
-    """Finds the pipeline by its name, and makes it the first time, without a version: that gets its own name."""
-    name, namespace = handwriting_pipeline.name, client.get_user_namespace() or None
+def _pipeline_id(client: Client, wanted: GraphComponent) -> str:
+    """Finds a pipeline by its name, and makes it the first time, without a version: that gets its own name."""
+    name, namespace = wanted.name, client.get_user_namespace() or None
     for found in client.pages("pipelines", partial(client.list_pipelines, namespace=namespace), "pipelines"):
         if found.display_name == name:
             return str(found.pipeline_id)
     pipeline = V2beta1Pipeline(name=name, display_name=name, namespace=namespace,
-                               description=handwriting_pipeline.description)
+                               description=wanted.description)
     made = client.ask(f"the pipeline {name}", lambda: client.pipelines.pipeline_service_create_pipeline(pipeline))
     log.info("made the pipeline %s", name)
     return str(made.pipeline_id)

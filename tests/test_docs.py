@@ -16,6 +16,7 @@ from handwriting.monitoring import PROBES, Metrics
 from ops.packages import requirements
 from pipeline.cli import parser
 from pipeline.cluster_manifests import CLUSTER, EXPERIMENT, RULES, SECRETS_FILE, SERVICE
+from pipeline.drift_pipeline import drift_pipeline
 from pipeline.handwriting_pipeline import SECRETS, handwriting_pipeline
 
 GUIDE = (ROOT / "docs/cluster.md").read_text("utf-8")
@@ -69,7 +70,7 @@ def test_files_of_the_repository_exist():
 def test_files_of_the_build_folder_are_those_that_compile_writes():
     named = set(re.findall(r"\bbuild/([\w.-]+)", GUIDE))
     assert {"pipeline.yaml", CLUSTER, SECRETS_FILE} <= named <= {
-        "pipeline.yaml", CLUSTER, SECRETS_FILE, SERVICE, EXPERIMENT}
+        "pipeline.yaml", "drift.yaml", CLUSTER, SECRETS_FILE, SERVICE, EXPERIMENT}
 
 
 def test_parameters_exist():
@@ -78,7 +79,8 @@ def test_parameters_exist():
     given = set(re.findall(r"--set (\w+)=", GUIDE))
     prose = set(re.findall(r"`(\w+)`", GUIDE)) & {"epochs", "batch", "seed", "mode", "namespace", "margin"}
     assert len(prose) == 6
-    assert given and table | given | prose <= set(signature)
+    weekly = set(inspect.signature(drift_pipeline.pipeline_func).parameters)
+    assert given and table | prose <= set(signature) and given <= set(signature) | weekly
 
 
 def test_modes_are_those_of_the_manifest():

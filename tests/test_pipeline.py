@@ -14,8 +14,10 @@ import pytest
 import yaml
 from conftest import ROOT
 from kfp import dsl
+from tiny_run import let_serve
 
 from handwriting import layout
+from handwriting.drift import UNKNOWN, DriftConfig
 from handwriting.errors import ConfigError
 from handwriting.experiment import TuneConfig
 from handwriting.hyperparameters import ModelConfig, TrainConfig, search_space
@@ -34,7 +36,9 @@ from ops.preprocess import preprocess
 from ops.promote import promote
 from ops.train import train
 from ops.tune import tune
-from pipeline.compiling import LARGEST_SOURCE, compile_pipeline, source_sizes
+from ops.watch import watch
+from pipeline.compiling import LARGEST_SOURCE, compile_pipeline, source_sizes, write_spec
+from pipeline.drift_pipeline import drift_pipeline
 from pipeline.handwriting_pipeline import S3_SECRET, SECRETS, Machine, handwriting_pipeline
 from pipeline.katib import train_step
 
@@ -53,7 +57,7 @@ def test_compiling_twice_gives_the_same_bytes_in_a_bare_environment(tmp_path):
         result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
         outputs.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert outputs[0] == outputs[1]
-    assert set(outputs[0]) == {"pipeline.yaml", "cluster.yaml", "secrets.yaml", "inferenceservice.yaml",
+    assert set(outputs[0]) == {"pipeline.yaml", "drift.yaml", "cluster.yaml", "secrets.yaml", "inferenceservice.yaml",
                                "katib-experiment.yaml"}
     assert "upload" in result.stdout.lower() and all(name in result.stdout for name in outputs[0])
 
@@ -87,7 +91,8 @@ def defaults(signature):
 
 @pytest.mark.parametrize("step, configs", [
     (train, [TrainConfig(), ModelConfig(), Nodes()]), (tune, [TrainConfig(), TuneConfig()]),
-    (deploy, [ServiceConfig()]), (preprocess, [PackConfig(), LabelConfig()]), (prelabel, [LabelConfig()])])
+    (deploy, [ServiceConfig()]), (preprocess, [PackConfig(), LabelConfig()]), (prelabel, [LabelConfig()]),
+    (watch, [DriftConfig()])])
 def test_a_step_has_the_defaults_of_what_it_calls(step, configs):
     known = {name: value for config in configs for name, value in vars(config).items()} | {"alphabet": ""}
     found = defaults(inspect.signature(step.python_func))
@@ -101,6 +106,12 @@ def test_the_pipeline_has_the_defaults_of_its_steps(step):
     pipeline |= {"epochs": pipeline["trial_epochs"]} if step is tune else {}
     found = defaults(inspect.signature(step.python_func)) | ({"epochs": 20} if step is tune else {})
     assert found.items() >= {name: value for name, value in pipeline.items() if name in found}.items()
+
+
+def test_the_weekly_pipeline_has_the_defaults_of_its_step():
+    found = defaults(inspect.signature(watch.python_func))
+    weekly = defaults(inspect.signature(drift_pipeline.pipeline_func))
+    assert found | weekly == {**found, "bucket": "s3://ocrpipeline"} and set(weekly) == {*found, "bucket"} - {"model"}
 
 
 def test_a_component_defined_in_a_notebook_is_as_small_and_as_stable_as_a_compiled_one(spec):
@@ -231,6 +242,19 @@ def test_a_run_that_tunes_trains_with_the_best_and_serves_it(spec, arguments, tm
     found = read_json(bucket, f"models/{current}/config.json")
     assert found["model"] in [config["model"] for config in tried]
     assert [key for key in keys if re.fullmatch(r"models/\w+/config\.json", key)] == [f"models/{current}/config.json"]
+
+
+def test_the_weekly_pipeline_gives_a_page_and_a_verdict(bucket, tiny_bundle, tmp_path):
+    spec, root = tmp_path / "drift.yaml", tmp_path / "root"
+    sizes = write_spec(spec, drift_pipeline)
+    assert set(sizes) == {"watch"} and sizes["watch"] < LARGEST_SOURCE
+    let_serve(tiny_bundle, f"s3://{bucket}/models")
+    log = run_spec(spec, root, {"bucket": f"s3://{bucket}", "days": 2}, "here")
+    [page] = root.glob("*/watch/report*")
+    assert tiny_bundle.name in page.read_text("utf-8") and UNKNOWN in page.read_text("utf-8")
+    assert "0 files of 2 days" in log
+    assert json.loads(next(root.glob("*/watch/executor_output.json")).read_text())["parameterValues"] == {
+        "retrain": False, "verdict": UNKNOWN, "reasons": re.search(r"<li>(no readings .*?)</ul>", page.read_text())[1]}
 
 
 def test_a_step_that_fails_says_what_to_do(spec, arguments, tmp_path):

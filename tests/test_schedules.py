@@ -11,6 +11,7 @@ from fake_kfp import API
 
 from handwriting.errors import ConfigError, PipelineError
 from pipeline.client import connect
+from pipeline.drift_pipeline import drift_pipeline
 from pipeline.schedules import listed, schedule, unschedule
 from pipeline.triggers import Trigger, every
 from pipeline.versions import Version
@@ -155,6 +156,17 @@ def test_arguments_that_do_not_fit_are_refused(client, kfp_server, version):
     assert not kfp_server.recurring
 
 
+def test_the_weekly_pipeline_has_a_recurring_run_of_its_own(client, kfp_server, version):
+    schedule(client, MONDAYS, ARGUMENTS, version)
+    made = schedule(client, MONDAYS, {"days": 14}, version, drift_pipeline)
+    assert sorted(run["display_name"] for run in kfp_server.recurring.values()) == ["handwriting", "handwriting-drift"]
+    assert len(enabled(kfp_server)) == 2
+    with pytest.raises(ConfigError, match="no parameter 'epochs'"):
+        schedule(client, MONDAYS, {"epochs": 3}, version, drift_pipeline)
+    assert unschedule(client, drift_pipeline) == [made["id"]]
+    assert [run["display_name"] for run in kfp_server.recurring.values()] == ["handwriting"]
+
+
 def test_unschedule_without_a_schedule_does_nothing(client):
     assert unschedule(client) == []
 
@@ -199,6 +211,16 @@ def test_the_commands_upload_schedule_list_and_unschedule(kfp_server):
     assert found["arguments"] == {"epochs": 3, "bucket": "s3://b"}
     assert found["version"].startswith(uploaded["name"][:10])
     assert result("unschedule") == {"deleted": [made["id"]]} and result("list") == {"schedules": []}
+
+
+def test_the_commands_know_the_weekly_pipeline_too(kfp_server):
+    done = command("schedule", "--pipeline", "drift", "--every", "7d", "--set", "days=7", "--host", kfp_server.url)
+    assert done.returncode == 0, done.stderr
+    [pipeline], [version] = kfp_server.pipelines.values(), kfp_server.versions.values()
+    assert pipeline["name"] == version["pipeline_spec"]["pipelineInfo"]["name"] == "handwriting-drift"
+    assert json.loads(done.stdout.splitlines()[-1])["arguments"] == {"days": 7}
+    assert command("unschedule", "--pipeline", "drift", "--host", kfp_server.url).returncode == 0
+    assert not kfp_server.recurring
 
 
 @pytest.mark.parametrize("arguments, said", [
