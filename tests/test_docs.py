@@ -182,6 +182,11 @@ def test_every_metric_of_ours_is_one_that_the_predictor_exports(exported):
     assert used <= exported
 
 
+def test_alerts_watch_what_the_predictor_exports(exported):
+    watched = set(re.findall(r"\bhandwriting_\w+", GUIDE.partition("### Alerts")[2].partition("\n## ")[0]))
+    assert len(watched) > 4 and watched <= exported
+
+
 def test_every_metric_of_ours_is_shown(exported):
     ours = {name for name in exported if name.startswith("handwriting_") and not name.endswith(("_count", "_sum"))}
     assert ours == set(re.findall(r"\bhandwriting_\w+", " ".join(EXPRESSIONS)))

@@ -5,7 +5,7 @@ import random
 import pytest
 from scipy import stats
 
-from handwriting.drift import KEEP, RETRAIN, UNKNOWN, DriftConfig, Week, decide, distance, growth, wilson
+from handwriting.drift import KEEP, RETRAIN, UNSURE, DriftConfig, Week, decide, distance, growth, wilson
 from handwriting.errors import ConfigError
 from handwriting.profile import CONFIDENCES, WIDTHS, Profile, counted
 
@@ -64,11 +64,11 @@ def test_readings_like_the_validation_lines_or_surer_are_no_reason():
         assert f"{low} of 300" in verdict.reasons[0]
 
 
-@pytest.mark.parametrize("low, sure, word", [(0, 0, UNKNOWN), (199, 0, UNKNOWN), (200, 0, RETRAIN), (5, 195, KEEP)])
+@pytest.mark.parametrize("low, sure, word", [(0, 0, UNSURE), (199, 0, UNSURE), (200, 0, RETRAIN), (5, 195, KEEP)])
 def test_too_few_readings_are_not_enough_to_say_whatever_they_are(low, sure, word):
     verdict = decide(PROFILE, week(low, sure))
     assert (verdict.word, verdict.retrain) == (word, word == RETRAIN)
-    assert word != UNKNOWN or f"{low + sure or 'no'} readings" in verdict.reasons[0] and "200" in verdict.reasons[0]
+    assert word != UNSURE or f"{low + sure or 'no'} readings" in verdict.reasons[0] and "200" in verdict.reasons[0]
 
 
 def test_an_empty_week_asks_whether_anything_is_kept():
@@ -118,7 +118,7 @@ def test_every_change_that_counts_is_a_reason():
 
 def test_a_model_without_a_profile_gets_no_verdict():
     verdict = decide(None, week(300, 0))
-    assert (verdict.retrain, verdict.word, verdict.changes) == (False, UNKNOWN, [])
+    assert (verdict.retrain, verdict.word, verdict.changes) == (False, UNSURE, [])
     assert "next training" in verdict.reasons[0]
 
 
@@ -130,7 +130,7 @@ def test_chance_alone_seldom_asks_for_a_training(count):
         low = sum(rng.random() < 0.1 for _ in range(count))
         widths = [rng.choice((700, 900)) for _ in range(count)]
         words.append(decide(PROFILE, week(low, count - low, widths)).word)
-    assert words.count(UNKNOWN) == 0 and words.count(RETRAIN) < 3
+    assert words.count(UNSURE) == 0 and words.count(RETRAIN) < 3
 
 
 def test_at_the_very_limit_one_week_in_a_hundred_asks_for_a_training():

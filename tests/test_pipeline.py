@@ -17,7 +17,7 @@ from kfp import dsl
 from tiny_run import let_serve
 
 from handwriting import layout
-from handwriting.drift import UNKNOWN, DriftConfig
+from handwriting.drift import UNSURE, DriftConfig
 from handwriting.errors import ConfigError
 from handwriting.experiment import TuneConfig
 from handwriting.hyperparameters import ModelConfig, TrainConfig, search_space
@@ -251,10 +251,10 @@ def test_the_weekly_pipeline_gives_a_page_and_a_verdict(bucket, tiny_bundle, tmp
     let_serve(tiny_bundle, f"s3://{bucket}/models")
     log = run_spec(spec, root, {"bucket": f"s3://{bucket}", "days": 2}, "here")
     [page] = root.glob("*/watch/report*")
-    assert tiny_bundle.name in page.read_text("utf-8") and UNKNOWN in page.read_text("utf-8")
+    assert tiny_bundle.name in page.read_text("utf-8") and UNSURE in page.read_text("utf-8")
     assert "0 files of 2 days" in log
     assert json.loads(next(root.glob("*/watch/executor_output.json")).read_text())["parameterValues"] == {
-        "retrain": False, "verdict": UNKNOWN, "reasons": re.search(r"<li>(no readings .*?)</ul>", page.read_text())[1]}
+        "retrain": False, "verdict": UNSURE, "reasons": re.search(r"<li>(no readings .*?)</ul>", page.read_text())[1]}
 
 
 def test_a_step_that_fails_says_what_to_do(spec, arguments, tmp_path):

@@ -49,7 +49,7 @@ def test_a_week_begins_and_ends_to_the_second_and_weeks_share_nothing(data):
 
 
 def test_a_week_without_anything_is_empty(data):
-    assert read_back(data, WEEK, UNTIL) == (0, 1, [], [], 0)
+    assert read_back(data, WEEK, UNTIL) == (WEEK, UNTIL, 0, 1, [], [], 0)
 
 
 def test_what_people_corrected_is_told_apart(data):

@@ -16,7 +16,7 @@ from helpers import drawing, encoded
 from tiny_run import let_serve
 
 from handwriting.bundle import CONFIG
-from handwriting.drift import KEEP, RETRAIN, UNKNOWN, DriftConfig
+from handwriting.drift import KEEP, RETRAIN, UNSURE, DriftConfig
 from handwriting.drift_page import bars, drift_page
 from handwriting.errors import ConfigError, MissingError
 from handwriting.picture_files import new_name
@@ -62,7 +62,7 @@ def place(tmp_path, tiny_bundle):
 
 def test_an_empty_week_is_no_crash_and_says_so(place):
     found, page = place.watch()
-    assert (found.verdict.word, found.metrics()["files"], found.metrics()["readings"]) == (UNKNOWN, 0, 0)
+    assert (found.verdict.word, found.metrics()["files"], found.metrics()["readings"]) == (UNSURE, 0, 0)
     assert "no readings of this model" in page and found.scores is None
     assert "nan" not in page.lower().replace("handwriting", "") and json.dumps(found.summary())
 
@@ -124,7 +124,7 @@ def test_a_model_without_a_profile_gives_figures_and_no_verdict(place, caplog):
     models.delete(f"{place.version}/{PROFILE}")
     place.keep(3)
     found, page = place.watch(config=DriftConfig(readings=1))
-    assert (found.verdict.word, len(found.own)) == (UNKNOWN, 3) and "low_share" not in found.metrics()
+    assert (found.verdict.word, len(found.own)) == (UNSURE, 3) and "low_share" not in found.metrics()
     assert caplog.text.count(PROFILE) == 1 and "next training writes one" in page
 
 
@@ -220,5 +220,5 @@ def test_the_command_says_what_is_missing_in_one_line(tmp_path):
 def test_a_local_folder_will_do(place, tmp_path):
     shutil.rmtree(tmp_path / "bucket/data", ignore_errors=True)
     done, found = command("--data", tmp_path / "bucket/data", "--model", tmp_path / "bucket/models", "--days", 1)
-    assert done.returncode == 0 and found["verdict"] == UNKNOWN and not found["retrain"]
+    assert done.returncode == 0 and found["verdict"] == UNSURE and not found["retrain"]
     assert (tmp_path / "bucket/models" / place.version / CONFIG).exists()

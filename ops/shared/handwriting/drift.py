@@ -14,7 +14,7 @@ from typing import NamedTuple
 from handwriting.errors import ConfigError
 from handwriting.profile import WIDTHS, Profile, shares
 
-RETRAIN, KEEP, UNKNOWN = "retrain", "keep", "not enough to say"
+RETRAIN, KEEP, UNSURE = "retrain", "keep", "not enough to say"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Change(NamedTuple):
     enough: bool
 
     @property
-    def counts(self) -> bool:
+    def matters(self) -> bool:
         """Whether it is a reason to train again."""
         return self.enough and self.least > self.limit
 
@@ -96,7 +96,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         retrain: Train again.
-        word: RETRAIN, KEEP or UNKNOWN.
+        word: RETRAIN, KEEP or UNSURE.
         reasons: Sentences that name figures.
         changes: All that was compared.
     """
@@ -116,15 +116,15 @@ def decide(profile: Profile | None, week: Week, config: DriftConfig = DriftConfi
         config: Limits.
     """
     if profile is None:
-        return Verdict(False, UNKNOWN, ["the model was trained before there were profiles, so there is nothing to "
-                                        "compare with; the next training writes one"], [])
+        return Verdict(False, UNSURE, ["the model was trained before there were profiles, so there is nothing to "
+                                       "compare with; the next training writes one"], [])
     changes = [_low_change(profile, week, config), _width_change(profile, week, config),
                _unknown_change(profile, week, config)]
     if reasons := [f"{change.text}: a change of {change.least:.3f} at the least, over the limit {change.limit}"
-                   for change in changes if change.counts]:
+                   for change in changes if change.matters]:
         return Verdict(True, RETRAIN, reasons, changes)
     if not changes[0].enough:
-        return Verdict(False, UNKNOWN, [_too_few(sum(week.confidences), config.readings)], changes)
+        return Verdict(False, UNSURE, [_too_few(sum(week.confidences), config.readings)], changes)
     return Verdict(False, KEEP, [change.text for change in changes if change.enough], changes)
 
 

@@ -29,7 +29,7 @@ def drift_page(found: "Found", least_certain: "Sequence[tuple[np.ndarray, Seen]]
         found: What the look gave.
         least_certain: Lines, uint8 [height, width], and their readings.
     """
-    title = f"Users' lines, {found.since:%Y-%m-%d} to {found.until:%Y-%m-%d}: {found.verdict.word}"
+    title = f"Users' lines, {found.kept.since:%Y-%m-%d} to {found.kept.until:%Y-%m-%d}: {found.verdict.word}"
     return page(title, _verdict(found) + _figures(found) + _charts(found) + _unknown(found.unknown) + _days(found)
                 + _lines(least_certain))
 
@@ -41,9 +41,9 @@ def _verdict(found: "Found") -> str:
 
 def _figures(found: "Found") -> str:
     kept, scores = found.kept, found.scores
-    rows = {"model": found.model, "from": f"{found.since:%Y-%m-%d %H:%M} UTC",
-            "to": f"{found.until:%Y-%m-%d %H:%M} UTC",
-            "files kept": kept.files, "of these damaged or gone": kept.damaged,
+    since, until = (f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (kept.since, kept.until))
+    rows = {"model": found.model, "from": since, "to": until, "files kept": kept.files,
+            "of these damaged or gone": kept.damaged,
             "read for this page": "all" if kept.every == 1 else f"one of {kept.every}",
             "pictures that this model read": len(found.own), "pictures that people corrected": len(found.corrections),
             "CER of the readings that were corrected": f"{scores.cer:.4f} in {scores.lines} lines" if scores else "-"}

@@ -55,6 +55,8 @@ class Kept(NamedTuple):
     """What was kept of some days.
 
     Attributes:
+        since: Begin of the time in UTC.
+        until: Its end, not included.
         files: All that is there.
         every: Of so many files one was read.
         readings: In order of time.
@@ -62,6 +64,8 @@ class Kept(NamedTuple):
         damaged: Files that say nothing, or were gone when they should be read.
     """
 
+    since: datetime
+    until: datetime
     files: int
     every: int
     readings: list[Seen]
@@ -87,7 +91,7 @@ def read_back(data: Store, since: datetime, until: datetime, most: int = MOST) -
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         found = list(tqdm(pool.map(partial(_read, data), chosen), total=len(chosen), desc="reading back", unit="",
                           disable=None))
-    return Kept(len(names), every, [one for one in found if isinstance(one, Seen)],
+    return Kept(since, until, len(names), every, [one for one in found if isinstance(one, Seen)],
                 [one for one in found if isinstance(one, Corrected)], found.count(None))
 
 

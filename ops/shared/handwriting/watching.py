@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 from handwriting.alphabet import Alphabet
@@ -27,9 +28,7 @@ class Found(NamedTuple):
 
     Attributes:
         model: URI of the model that serves.
-        since: Begin of the time in UTC.
-        until: Its end.
-        kept: All that users sent in it.
+        kept: All that users sent, in which time.
         own: The model's readings, each picture once: who asks with the same one again and again counts once.
         corrections: The last one of each picture.
         profile: Of the model.
@@ -40,8 +39,6 @@ class Found(NamedTuple):
     """
 
     model: str
-    since: datetime
-    until: datetime
     kept: Kept
     own: list[Seen]
     corrections: list[Corrected]
@@ -67,8 +64,8 @@ class Found(NamedTuple):
 
     def summary(self) -> dict[str, Any]:
         """Returns the outcome as a command prints it."""
-        return {"model": self.model, "since": f"{self.since:%Y-%m-%dT%H:%M:%SZ}",
-                "until": f"{self.until:%Y-%m-%dT%H:%M:%SZ}", **self.metrics(), "retrain": self.verdict.retrain,
+        return {"model": self.model, "since": f"{self.kept.since:%Y-%m-%dT%H:%M:%SZ}",
+                "until": f"{self.kept.until:%Y-%m-%dT%H:%M:%SZ}", **self.metrics(), "retrain": self.verdict.retrain,
                 "verdict": self.verdict.word, "reasons": self.verdict.reasons}
 
 
@@ -102,14 +99,13 @@ def watch(data_uri: str, model_uri: str, days: int = 7, language_model: bool = T
     bundle, data = open_store(find_bundle(model_uri)), open_store(data_uri)
     model = read_config(bundle)
     kept = read_back(data, end - timedelta(days), end)
-    found = _look(bundle.root, model, read_profile(bundle, language_model), kept, config, end, days)
+    found = _look(bundle.root, model, read_profile(bundle, language_model), kept, config)
     log.info("%d files of %d days, %d damaged; %d readings by %s: %s, %s", kept.files, days, kept.damaged,
              len(found.own), model.version, found.verdict.word, "; ".join(found.verdict.reasons))
     return Watched(found, drift_page(found, _pictures(data, model, found.own)))
 
 
-def _look(uri: str, model: BundleConfig, profile: Profile | None, kept: Kept, config: DriftConfig, until: datetime,
-          days: int) -> Found:
+def _look(uri: str, model: BundleConfig, profile: Profile | None, kept: Kept, config: DriftConfig) -> Found:
     own = list({one.picture: one for one in kept.readings if _is_by(one.version, model.version)}.values())
     corrections = list({one.picture: one for one in kept.corrections}.values())
     alphabet = Alphabet(model.alphabet)
@@ -117,9 +113,8 @@ def _look(uri: str, model: BundleConfig, profile: Profile | None, kept: Kept, co
     week = Week(counted((one.confidence for one in own), CONFIDENCES),
                 sum(one.confidence <= profile.low for one in own) if profile else 0,
                 counted((one.width for one in own if one.width), WIDTHS), len(corrections), sum(map(bool, strange)))
-    return Found(uri, until - timedelta(days), until, kept, own, corrections, profile, week,
-                 Counter(character for some in strange for character in some), _scores(own, corrections),
-                 decide(profile, week, config))
+    return Found(uri, kept, own, corrections, profile, week, Counter(chain.from_iterable(strange)),
+                 _scores(own, corrections), decide(profile, week, config))
 
 
 def _is_by(release: str, model: str) -> bool:
