@@ -89,6 +89,14 @@ def test_lines_of_other_widths_are_a_reason(widths, retrain):
     assert not retrain or "px wide" in verdict.reasons[0] and "500 readings" in verdict.reasons[0]
 
 
+def test_the_same_widths_are_a_reason_of_many_readings_and_chance_of_few():
+    widths = [300] * 3 + [700] * 4 + [900] * 3  # 0.3 away from what was trained on
+    few, many = (decide(PROFILE, week(count // 20, count - count // 20, widths)) for count in (200, 4000))
+    assert few.changes[1].change == many.changes[1].change == pytest.approx(0.3)
+    assert (few.word, many.word) == (KEEP, RETRAIN)
+    assert few.changes[1].least == pytest.approx(0.3 - 0.1224 - 0.0547, abs=1e-3)  # 2 exp(-2 n e^2) = 0.01 / 2
+
+
 def test_readings_whose_width_nobody_kept_say_nothing_of_widths():
     verdict = decide(PROFILE, week(25, 475, ()))
     assert verdict.word == KEEP and not verdict.changes[1].enough
