@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed
 
-from handwriting import ml_backend
+from handwriting import ml_backend, openapi
 from handwriting.admission import Gate, cores
 from handwriting.errors import ImageError
 from handwriting.layout import FIELD, MODEL_NAME, VERSION_HEADER
@@ -131,6 +131,7 @@ def create_app(reader: "Reader | None", store: UserPictures | None = None, max_b
     app.add_url_rule("/healthz", view_func=alive)
     app.add_url_rule("/readyz", view_func=ready)
     app.add_url_rule("/", view_func=index)
+    app.add_url_rule("/openapi.json", view_func=describe)
     add_routes(app)
     ml_backend.add_routes(app, data_uri)
     Monitor(metrics, lambda: predictor.version, lambda: predictor.profile).watch(app)
@@ -193,18 +194,16 @@ def ready() -> Response:
 def index() -> Response:
     """`GET /`: the page for browsers, and for all others what can be asked for."""
     predictor = _predictor()
-    response = page(predictor.store is not None) if wants_page() else _routes(predictor)
+    response = page(predictor.store is not None) if wants_page() else jsonify(
+        status="alive", version=predictor.version, routes=openapi.summaries(predictor.name))
     response.vary.add("Accept")
     return response
 
 
-def _routes(predictor: Predictor) -> Response:
-    return jsonify(status="alive", version=predictor.version, routes={
-        "POST /predict": EXAMPLE, "POST /correction": "the same with a field text",
-        "GET /healthz": "alive", "GET /readyz": "model loaded", "GET /metrics": "Prometheus",
-        f"POST /v1/models/{predictor.name}:predict": "KServe V1",
-        f"POST /v2/models/{predictor.name}/infer": "Open Inference Protocol V2",
-        "POST /setup": "Label Studio's ML backend"})
+def describe() -> Response:
+    """`GET /openapi.json`: all that can be asked for and what is answered, for people and programs."""
+    predictor = _predictor()
+    return jsonify(openapi.document(predictor.name, predictor.version, current_app.config["MAX_CONTENT_LENGTH"]))
 
 
 def _uploaded_picture() -> bytes:
