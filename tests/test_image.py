@@ -103,6 +103,22 @@ def test_pictures_cut_within_their_header_are_no_pictures():
     assert {reason(encoded(drawing(), kind)[:12]) for kind in ("PNG", "JPEG")} <= {"not a picture", "truncated"}
 
 
+def test_a_jpeg_of_scans_without_end_is_refused_and_one_of_some_is_read():
+    """Each scan of 12 bytes touches all pixels: these 10,000 took 38 s of a core, and a million fit into a request."""
+    data = encoded(Image.new("L", (7000, 7000), 200), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    scan = data[start:start + 2 + int.from_bytes(data[start + 2:start + 4], "big")]
+    began = time.monotonic()
+    assert reason(data[:-2] + scan * 10_000 + data[-2:]) == "too large"
+    assert time.monotonic() - began < 5
+    assert read_line(data[:-2] + scan * 20 + data[-2:], CONFIG).shape == (64, 64)
+
+
+def test_a_film_behind_a_photo_counts_as_no_scans_too_many():
+    photo = encoded(drawing(size=(4000, 1000)), "JPEG", progressive=True)
+    assert read_line(photo + random.Random(0).randbytes(8 * 2**20), CONFIG).shape == (64, 256)
+
+
 def test_a_large_picture_of_one_line_is_read():
     assert read_line(encoded(drawing(size=(20_000, 600))), CONFIG).shape == (64, 2133)
 

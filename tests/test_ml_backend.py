@@ -1,6 +1,7 @@
 """The predictor as Label Studio's ML backend, asked by tests and by a real Label Studio."""
 
 import base64
+import itertools
 import json
 import threading
 import uuid
@@ -101,8 +102,8 @@ def test_other_bodies_are_refused(client, path, body, reason):
 
 
 def test_a_body_that_only_says_it_is_json_is_refused(client):
-    for path in ("/predict", "/setup"):
-        answer = client.post(path, data=b"{", content_type="application/json")
+    for path, body in itertools.product(("/predict", "/setup"), (b"{", b"[" * 100_000)):
+        answer = client.post(path, data=body, content_type="application/json")
         assert (answer.status_code, answer.json["error"]) == (400, "no json")
 
 

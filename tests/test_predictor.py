@@ -158,6 +158,20 @@ def test_unknown_routes_and_wrong_methods_answer_json(client):
     assert "POST" in response.headers["Allow"]
 
 
+def test_no_address_of_the_clients_choice_is_answered_to_send_it_on_to(client):
+    for path in ("/v2//models", "/v1//models"):
+        answer = client.get(path, headers={"Host": "evil"})
+        assert_refused(answer, 404, "not found")
+        assert "Location" not in answer.headers
+
+
+def test_a_form_of_thousands_of_parts_is_413_and_says_so(client):
+    response = client.post("/predict", data={f"field{number}": "x" for number in range(2000)},
+                           content_type="multipart/form-data")
+    assert_refused(response, 413, "too large")
+    assert "too many parts" in response.json["message"]
+
+
 def test_a_bug_is_500_without_its_details_and_is_logged_with_them(caplog):
     response = post(create_app(BrokenReader()).test_client())
     assert_refused(response, 500, "internal error")

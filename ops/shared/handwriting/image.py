@@ -21,6 +21,7 @@ WHITE = 255
 PAPER_PERCENTILE, INK_PERCENTILE = 75, 1
 LEAST_CONTRAST = 32  # grey levels between paper and ink; below it a blank picture's noise would be blown up to ink
 LARGE = 4_000_000  # pixels beyond which pictures are decoded one by one: several at a time would end a pod of 2 GiB
+SCANNED = 10**10  # pixels in all scans of a progressive JPEG, some seconds of a core; people's have 10 scans
 TURNS = dict(enumerate([  # by the value of EXIF's orientation; 1 is upright
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90], 2))
@@ -84,6 +85,7 @@ def decode(data: bytes, config: ImageConfig) -> np.ndarray:
             warnings.filterwarnings("ignore", category=UserWarning)  # oddities of metadata that do not touch pixels
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(picture.width, picture.height, config)
+            _check_scans(picture, data)
             with _one_large if picture.width * picture.height > LARGE else nullcontext():
                 return _grey(upright(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -99,6 +101,17 @@ def _check_size(width: int, height: int, config: ImageConfig) -> None:
         raise ImageError("too large", f"{width} x {height} px is over {config.max_pixels} pixels; send a smaller one")
     if min(width, height) < config.min_side:
         raise ImageError("too small", f"{width} x {height} px: a line needs {config.min_side} px a side; scan larger")
+
+
+def _check_scans(picture: Image.Image, data: bytes) -> None:
+    """A scan may have 12 bytes and yet touch each pixel: a million of them would take an hour.
+
+    Some more are counted than there are, where a phone has hung a film on its photo; but never so many.
+    """
+    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 0
+    if scans * picture.width * picture.height > SCANNED:
+        raise ImageError("too large", f"{picture.width} x {picture.height} px in {scans} scans take too long; "
+                         "save the picture anew, not progressive")
 
 
 def upright(picture: Image.Image) -> Image.Image:

@@ -96,7 +96,10 @@ def _interface(label_config: Any) -> Interface:
 
 
 def _body() -> dict[str, Any]:
-    body = request.get_json(silent=True)
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError:  # lists in lists without end
+        body = None
     if not isinstance(body, dict):
         raise Refused(400, "no json", "the body is no JSON object; Label Studio sends one")
     return body

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, g, jsonify, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed
 
 from handwriting import ml_backend, openapi
@@ -122,6 +123,7 @@ def create_app(reader: "Reader | None", store: UserPictures | None = None, max_b
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_bytes
+    app.url_map.merge_slashes = False  # else `//` is sent on to an address of the client's choice, its Host header
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     metrics = Metrics()
@@ -141,6 +143,7 @@ def create_app(reader: "Reader | None", store: UserPictures | None = None, max_b
     app.register_error_handler(Refused, _refused)
     app.register_error_handler(ImageError, _unusable_picture)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(ParseException, _broken_body)
     app.register_error_handler(Exception, _bug)
     return app
 
@@ -258,7 +261,8 @@ def _http_error(error: HTTPException) -> Response:
     if status == 413:
         limit = current_app.config["MAX_CONTENT_LENGTH"]
         _discard_body(DISCARD * limit)
-        return _error(413, "too large", f"the request is over {limit} bytes; send a smaller picture")
+        return _error(413, "too large", f"the request is over {limit} bytes or has too many parts; "
+                      "send a smaller picture")
     response = _error(status, error.name.lower(), error.description or error.name)
     if isinstance(error, MethodNotAllowed):
         response.allow.update(error.valid_methods or [])
@@ -273,8 +277,13 @@ def _discard_body(most: int) -> None:
     try:
         while left > 0 and (chunk := request.environ["wsgi.input"].read(min(left, 2**16))):
             left -= len(chunk)
-    except OSError:  # the client is gone
+    except (OSError, ParseException):  # the client is gone, or out of step
         return
+
+
+def _broken_body(error: ParseException) -> Response:
+    """The server finds out as the body is read: its pieces have no sizes, or no end."""
+    return _error(400, "bad request", "the body does not come in pieces as HTTP has them; send its length instead")
 
 
 def _bug(error: Exception) -> Response:
