@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_drift,
-                _add_serve, _add_wheels, _add_manifest, _add_bench, _add_run, kubeflow_commands.add_commands):
+                _add_serve, _add_wheels, _add_manifest, _add_bench, _add_fuzz, _add_run, kubeflow_commands.add_commands):
         add(commands)
     return top
 
@@ -375,6 +375,33 @@ def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
             table = bench.table(result)
     print(table, file=sys.stderr)
     return result
+
+
+def _add_fuzz(commands: Any) -> None:
+    command = add_command(commands, fuzz_command)
+    command.add_argument("--url", default="http://localhost:8080", help="address of the predictor")
+    command.add_argument("--count", type=int, default=10_000, help="inputs")
+    command.add_argument("--seed", type=int, default=0, help="decides which; the same seed sends the same bytes")
+    command.add_argument("--clients", type=int, default=2, help="that send at the same time")
+    command.add_argument("--failures", type=Path, default=Path("failures"),
+                         help="folder for inputs whose answer was wrong")
+    command.add_argument("--pid", type=int, help="process id of the predictor, where it runs on this machine: then the "
+                                                 "same workers must be there at the end")
+    command.add_argument("--again", nargs="+", type=Path, default=[], help="send these files instead, to every route")
+
+
+def fuzz_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Sends damaged and hostile pictures to a predictor; exit status 1 where an answer was none that it documents.
+
+    Prints a table. An input whose answer was wrong is kept in a folder, and `--again FILE` sends it once more.
+    """
+    from pipeline import fuzz
+
+    with fuzz.Target(options.url) as target:
+        report = fuzz.again(target, options.again) if options.again else fuzz.fuzz(
+            target, options.count, options.seed, options.clients, options.failures, options.pid)
+    print(fuzz.table(report), file=sys.stderr)
+    return report.summary()
 
 
 def _add_run(commands: Any) -> None:

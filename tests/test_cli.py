@@ -36,7 +36,7 @@ def model(small_dataset, tmp_path_factory):
 def test_help_names_every_step():
     text = command("--help").stdout
     for name in ("pack", "preprocess", "train", "tune", "evaluate", "read", "drift",
-                 "serve", "wheels", "manifest", "bench", "run", "upload", "schedule", "unschedule", "list"):
+                 "serve", "wheels", "manifest", "bench", "fuzz", "run", "upload", "schedule", "unschedule", "list"):
         assert re.search(rf"^    {name}\b", text, re.MULTILINE)
         assert "usage" in command(name, "--help").stdout
 
