@@ -2,7 +2,7 @@
 
 import ast
 import base64
-import gzip
+import bz2
 import io
 import re
 import tarfile
@@ -16,12 +16,13 @@ from handwriting import sources
 SHARED = str(Path(__file__).resolve().parent / "shared")
 """What `@dsl.component` embeds: a folder with the handwriting package alone, so that it has one import name."""
 ARCHIVE = re.compile(r"(?<=__KFP_EMBEDDED_ARCHIVE_B64 = ')[A-Za-z0-9+/=]+(?=')")
+KIND = re.compile(r"(?<=mode='r:)gz(?=')")  # of the archive, where KFP's code opens it
 
 
 def slim(component: PythonComponent) -> PythonComponent:
     """Replaces the archive that KFP made of SHARED by one without unused modules, comments, times and user names.
 
-    KFP's own would be three times as large, near Linux's limit of one argument, and other bytes at each definition: the
+    KFP's own would be four times as large, near Linux's limit of one argument, and other bytes at each definition: the
     backend, which compares commands, would never find a cached step. Stands above `@dsl.component`.
 
     Raises:
@@ -29,7 +30,8 @@ def slim(component: PythonComponent) -> PythonComponent:
     """
     command = component.component_spec.implementation.container.command
     command[-1], replaced = ARCHIVE.subn(_archive(command[-1]), command[-1])
-    if replaced != 1:
+    command[-1], opened = KIND.subn("bz2", command[-1])
+    if (replaced, opened) != (1, 1):
         raise ValueError(f"{component.name} embeds {replaced} archives; give it embedded_artifact_path=SHARED")
     return component
 
@@ -43,7 +45,7 @@ def _archive(source: str) -> str:
             entry = tarfile.TarInfo(f"{sources.PACKAGE}/{name}.py")  # times, users and groups are zero
             entry.size = len(content)
             target.addfile(entry, io.BytesIO(content))
-    return base64.b64encode(gzip.compress(packed.getvalue(), mtime=0)).decode()
+    return base64.b64encode(bz2.compress(packed.getvalue())).decode()
 
 
 def without_prose(source: str) -> str:
