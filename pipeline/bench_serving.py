@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from handwriting import access
 from handwriting.admission import cores
 from handwriting.layout import FIELD
 from pipeline.servers import ProcessServer, free_port
@@ -161,7 +162,7 @@ def send(port: int, pictures: Sequence[bytes], clients: int, seconds: float, req
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         while (began := time.monotonic()) < end and (turn := next(turns)) < requests:
             connection.request("POST", "/predict", bodies[turn % len(bodies)],
-                               {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+                               {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **access.headers()})
             answer = connection.getresponse()
             answer.read()
             if answer.status == 200:

@@ -395,9 +395,10 @@ def fuzz_command(options: argparse.Namespace) -> Mapping[str, Any]:
 
     Prints a table. An input whose answer was wrong is kept in a folder, and `--again FILE` sends it once more.
     """
+    from handwriting import access
     from pipeline import fuzz
 
-    with fuzz.Target(options.url) as target:
+    with fuzz.Target(options.url, access.headers()) as target:
         report = fuzz.again(target, options.again) if options.again else fuzz.fuzz(
             target, options.count, options.seed, options.clients, options.failures, options.pid)
     print(fuzz.table(report), file=sys.stderr)

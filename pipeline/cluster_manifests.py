@@ -35,7 +35,7 @@ RULES = (
 ROLE = "handwriting-deploy"
 FILL_IN = "FILL-IN"
 ENDPOINT, REGION = "minio-service.kubeflow:9000", "us-east-1"  # of the S3 server in Kubeflow Pipelines
-VALUES = {"AWS_ENDPOINT_URL_S3": f"http://{ENDPOINT}", "AWS_DEFAULT_REGION": REGION}
+VALUES = {"AWS_ENDPOINT_URL_S3": f"http://{ENDPOINT}", "AWS_DEFAULT_REGION": REGION, layout.TOKEN: ""}
 EXAMPLE_VERSION = "VERSION"
 
 
@@ -118,7 +118,8 @@ def secrets(config: ClusterConfig) -> list[Document]:
         Document("A personal access token (Label Studio: Account & Settings), or a legacy one.",
                  _secret(LABEL_STUDIO_SECRET, config.steps_namespace)),
         Document("Without this secret Comet logs into an offline archive: remove it unless you have a key.",
-                 _secret(COMET_SECRET, config.steps_namespace))]
+                 _secret(COMET_SECRET, config.steps_namespace)),
+        *(Document(_TOKEN_COMMENT, _secret(layout.TOKEN_SECRET, place)) for place in places)]
 
 
 _S3_COMMENT = f"""\
@@ -128,6 +129,9 @@ The bucket. Steps and predictor take the keys; KServe's storage initializer take
 name the same endpoint, without http://. Here it is the server that Kubeflow Pipelines brings (MinIO, SeaweedFS
 from 2.15 on). Your own: MinIO minio.NAMESPACE:9000, SeaweedFS seaweedfs-s3.NAMESPACE:8333,
 both with s3-usehttps "0"; AWS: s3.amazonaws.com with "1", and no AWS_ENDPOINT_URL_S3."""
+_TOKEN_COMMENT = """\
+What the predictor wants as bearer token of those who send pictures, and what the deploy step sends.
+Empty: anybody who reaches it may ask. Else a long random one, as `openssl rand -hex 32` makes it."""
 _S3_ANNOTATIONS = {f"{GROUP}/s3-endpoint": ENDPOINT, f"{GROUP}/s3-usehttps": "0", f"{GROUP}/s3-region": REGION}
 
 

@@ -7,6 +7,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.graph_component import GraphComponent
 
+from handwriting import layout
 from handwriting.errors import ConfigError
 from handwriting.hyperparameters import search_space
 from handwriting.pods import GPU
@@ -26,9 +27,10 @@ SECRETS = {
     S3_SECRET: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"),
     LABEL_STUDIO_SECRET: ("LABEL_STUDIO_TOKEN",),
     COMET_SECRET: ("COMET_API_KEY",),
+    layout.TOKEN_SECRET: (layout.TOKEN,),
 }
 """Kubernetes secrets and their keys, which are also the names of the variables. Each may be absent: then boto3's own
-chain finds credentials, and Comet logs offline."""
+chain finds credentials, Comet logs offline, and anybody who reaches the predictor may ask it."""
 NODE_SECRETS = {S3_SECRET: list(SECRETS[S3_SECRET])}  # of what runs outside the pipeline: trials and nodes
 
 
@@ -233,7 +235,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
                 service = with_secrets(deploy(
                     model=model, bucket=bucket, name=name, namespace=namespace, mode=mode, image=image,
                     min_replicas=min_replicas, max_replicas=max_replicas, canary=canary, smoke=smoke, apply=apply,
-                    language_model=language_model, keep_share=keep_share), S3_SECRET)
+                    language_model=language_model, keep_share=keep_share), S3_SECRET, layout.TOKEN_SECRET)
                 service.set_caching_options(False)  # the cluster may have changed
 
     return handwriting_pipeline

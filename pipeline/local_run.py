@@ -22,7 +22,7 @@ import requests
 from kfp import local
 from tqdm import tqdm
 
-from handwriting import layout, release, wheels
+from handwriting import access, layout, release, wheels
 from handwriting.bundle import CURRENT, fetch_bundle, find_champion, read_config
 from handwriting.errors import DeployError, HandwritingError
 from handwriting.evaluation import evaluate
@@ -226,7 +226,8 @@ class LocalRun:
         name, truth = next(iter(read_json(data, f"test/{LABELS}").items()))
         picture = data.read(f"test/images/{name}")
         answer = requests.post(f"{predictor}/predict", files={layout.FIELD: (name, picture)}, timeout=60,
-                               headers={layout.KEEP_HEADER: "no"})  # a test line must not come back as training data
+                               # a test line must not come back as training data
+                               headers={layout.KEEP_HEADER: "no", **access.headers()})
         if answer.status_code != 200:
             raise DeployError(f"{predictor}/predict answered {answer.status_code}: {answer.text}; "
                               f"see {self.folder / 'predictor.log'}")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import requests
 
-from handwriting import layout, report
+from handwriting import access, layout, report
 from handwriting.bundle import CONFIG, CURRENT, METRICS, BundleConfig, find_bundle, find_champion, read_config
 from handwriting.dataset import LATEST
 from handwriting.errors import DataError, DeployError
@@ -184,7 +184,7 @@ def _ask(picture: bytes, url: str) -> Prediction:
     """Lets a service read a picture, which does not keep it."""
     try:
         answer = requests.post(f"{url.rstrip('/')}/predict", files={layout.FIELD: picture}, timeout=TIMEOUT,
-                               headers={layout.KEEP_HEADER: "no", "Accept": "application/json"})
+                               headers={layout.KEEP_HEADER: "no", "Accept": "application/json", **access.headers()})
         if answer.ok:
             found = answer.json()
             return Prediction(found["text"], found["confidence"], found["version"], read_line(picture, ImageConfig()))

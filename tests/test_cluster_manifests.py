@@ -12,6 +12,7 @@ from handwriting.cluster import Cluster
 from handwriting.errors import ConfigError, DataError
 from handwriting.experiment import TuneConfig, experiment
 from handwriting.inference_service import ServiceConfig, manifest
+from handwriting.layout import TOKEN, TOKEN_SECRET
 from pipeline.cluster_manifests import (CLUSTER, EXPERIMENT, FILL_IN, RULES, SECRETS_FILE, SERVICE, ClusterConfig,
                                         write_cluster_files)
 from pipeline.handwriting_pipeline import S3_SECRET, SECRETS
@@ -92,8 +93,8 @@ def test_the_binding_names_the_account_and_namespace_of_the_steps(files):
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "default-editor", "namespace": "team"}]
     assert binding["roleRef"]["kind"] == "Role" and binding["roleRef"]["name"] == role["metadata"]["name"]
     assert sorted(place(item)[1:] for item in found[SECRETS_FILE]) == [
-        ("handwriting-comet", "team"), ("handwriting-label-studio", "team"), (S3_SECRET, "serving"),
-        (S3_SECRET, "team")]
+        ("handwriting-comet", "team"), ("handwriting-label-studio", "team"), (TOKEN_SECRET, "serving"),
+        (TOKEN_SECRET, "team"), (S3_SECRET, "serving"), (S3_SECRET, "team")]
 
 
 def test_the_account_of_the_service_names_the_secret_that_kserve_reads(files):
@@ -111,7 +112,7 @@ def test_secrets_have_the_keys_the_steps_read_and_no_values(files, tmp_path):
     for secret in files()[SECRETS_FILE]:
         assert tuple(secret["stringData"]) == SECRETS[secret["metadata"]["name"]]
         for key, value in secret["stringData"].items():
-            assert value == FILL_IN or key in ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+            assert value == ("" if key == TOKEN else FILL_IN) or key in ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
     assert FILL_IN not in (tmp_path / "build" / CLUSTER).read_text()  # can be applied again and again
 
 

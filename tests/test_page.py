@@ -20,12 +20,14 @@ from werkzeug.serving import make_server
 
 from handwriting.ctc import Reading
 from handwriting.labels import LabelConfig
+from handwriting.layout import TOKEN
 from handwriting.page import MAX_TEXT
 from handwriting.predictor import create_app
 from handwriting.user_data import KeepConfig, UserPictures
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SECRET = "t0ken-of-the-tests"
 TIMEOUT = 20_000  # ms: a busy machine is no fault of the page
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PHONE = {"viewport": {"width": 390, "height": 1180}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
@@ -574,3 +576,70 @@ def test_the_real_server_serves_it(visit, tmp_path):
         process.terminate()
         process.communicate()
     assert process.returncode == 0 and len(kept(tmp_path)) == 1
+
+
+@pytest.fixture
+def guarded(served, monkeypatch):
+    """The server, which wants a token from now on."""
+    monkeypatch.setenv(TOKEN, SECRET)
+    return served
+
+
+def refusals(visit) -> int:
+    """Counts what the browser says of answers that were 401, and forgets it."""
+    count = sum("401" in text for text in visit.complaints)
+    visit.complaints[:] = [text for text in visit.complaints if "401" not in text]
+    return count
+
+
+def test_the_page_asks_for_the_token_once_and_forgets_it_with_the_tab(visit, guarded, tmp_path):
+    page = visit(guarded.url)
+    page.set_input_files("#file", [line(tmp_path), line(tmp_path, 1)])
+    expect(page.get_by_label("This service needs a token")).to_be_focused()
+    assert page.locator("#token").get_attribute("type") == "password"
+    page.keyboard.type(f"{SECRET} ")  # as it is pasted, a space too much
+    page.keyboard.press("Enter")
+    expect(page.locator(".facts").filter(has_text="Confidence")).to_have_count(2)
+    assert refusals(visit) == 1 and page.url == guarded.url
+    page.reload()
+    page.set_input_files("#file", line(tmp_path))
+    assert text_of(page) == TEXT and refusals(visit) == 0
+    assert page.evaluate("[sessionStorage.token, localStorage.token]") == [SECRET, None]
+    assert not any(SECRET in address for address in visit.addresses)
+    other = visit(guarded.url)
+    other.set_input_files("#file", line(tmp_path))
+    expect(other.locator("#door")).to_be_visible()
+    assert refusals(visit) == 1
+
+
+def test_a_wrong_token_is_asked_for_again_and_whoever_has_none_may_go_on_looking(visit, guarded, tmp_path):
+    page = visit(guarded.url, locale="vi-VN")
+    page.set_input_files("#file", line(tmp_path))
+    page.fill("#token", "wrong")
+    page.click("text=Tiếp tục")
+    expect(page.locator("#token")).to_have_value("")
+    page.keyboard.press("Escape")
+    expect(page.locator(".state")).to_have_text("Dịch vụ này cần mã truy cập")
+    page.click(".again")
+    page.click("text=Hủy")
+    expect(page.locator(".state")).to_have_text("Dịch vụ này cần mã truy cập")
+    page.screenshot(path=tmp_path / "locked.png", full_page=True)
+    page.click(".again")
+    page.fill("#token", SECRET)
+    page.screenshot(path=tmp_path / "door.png")
+    page.click("text=Tiếp tục")
+    assert text_of(page) == TEXT
+    assert refusals(visit) == 4
+
+
+def test_a_correction_needs_the_token_too(visit, served, tmp_path, monkeypatch):
+    page = visit(served.url)
+    page.set_input_files("#file", line(tmp_path))
+    assert text_of(page) == TEXT
+    monkeypatch.setenv(TOKEN, SECRET)
+    page.click("text=That’s wrong")
+    page.click("text=Send")
+    page.fill("#token", SECRET)
+    page.click("text=Go on")
+    expect(page.locator(".sent")).to_have_text("Thank you!")
+    assert refusals(visit) == 1 and len(served.kept()) == 2

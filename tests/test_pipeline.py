@@ -131,6 +131,9 @@ def test_secrets_are_optional_variables_and_never_parameters(spec):
     assert not re.search("token|secret|key", str(list(pipeline["root"]["inputDefinitions"]["parameters"])))
     train = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["secretAsEnv"]
     assert all(secret["optional"] for secret in train)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+    with_token = [name for name, executor in executors if layout.TOKEN_SECRET in str(executor.get("secretAsEnv"))]
+    assert with_token == ["exec-deploy"]
 
 
 def test_the_train_steps_run_on_the_machine_that_was_asked_for(spec, tmp_path):

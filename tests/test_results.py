@@ -158,6 +158,15 @@ def test_a_service_reads_and_does_not_keep_the_picture(bucket, fake_server):
     assert (found.text, found.confidence, found.version, found.line.shape[0]) == ("Hà Nội", 0.9, "v1", 48)
     [(_, headers, _)] = fake_server.requests
     assert headers["X-Keep-Picture"] == "no" and headers["Accept"] == "application/json"
+    assert "Authorization" not in headers
+
+
+def test_a_service_gets_the_token_of_this_environment(bucket, fake_server, monkeypatch):
+    monkeypatch.setenv("HANDWRITING_TOKEN", "t0ken")
+    fake_server.answers["POST /predict"] = [Answer(401, {"error": "wrong token"})]
+    with pytest.raises(DeployError, match="answers 401 .*wrong token") as caught:
+        predict(f"{bucket}/{LINE}", url=fake_server.url)
+    assert fake_server.requests[0][1]["Authorization"] == "Bearer t0ken" and "t0ken" not in str(caught.value)
 
 
 @pytest.mark.parametrize("answer, said", [

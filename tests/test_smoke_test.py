@@ -7,7 +7,7 @@ from conftest import Answer
 
 from handwriting.errors import DeployError
 from handwriting.image import ImageConfig, read_line
-from handwriting.layout import KEEP_HEADER, VERSION_HEADER
+from handwriting.layout import KEEP_HEADER, TOKEN, VERSION_HEADER
 from handwriting.smoke_test import picture, smoke_test
 
 GOOD = Answer(200, {"text": "12345"}, {VERSION_HEADER: "v2"})
@@ -29,6 +29,15 @@ def test_it_waits_until_the_version_itself_has_read_and_leaves_no_picture_behind
     assert len(fake_server.requests) == 4
     for _, headers, body in fake_server.requests:
         assert headers[KEEP_HEADER] == "no" and picture() in body
+
+
+def test_it_sends_the_token_of_its_environment_and_never_tells_it(fake_server, monkeypatch, caplog):
+    caplog.set_level("DEBUG", "handwriting")
+    monkeypatch.setenv(TOKEN, "t0ken")
+    fake_server.answers["POST /predict"] = [Answer(401, {"error": "wrong token"}), GOOD]
+    assert ask(fake_server.url) == fake_server.url
+    assert {headers["Authorization"] for _, headers, _ in fake_server.requests} == {"Bearer t0ken"}
+    assert "or the predictor its token" in caplog.text and "t0ken" not in caplog.text
 
 
 def test_an_address_that_cannot_be_reached_does_not_hide_one_that_can(fake_server):

@@ -9,7 +9,7 @@ from typing import Any
 
 from handwriting.errors import ConfigError
 from handwriting.layout import (BACKEND_PASSWORD, CODE, KEEP_SHARE_VARIABLE, LANGUAGE_MODEL_VARIABLE, SPOOL_VARIABLE,
-                                VERSION_VARIABLE, WHEELS)
+                                TOKEN, TOKEN_SECRET, VERSION_VARIABLE, WHEELS)
 from handwriting.pods import secret_variables
 
 GROUP, API_VERSION, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
@@ -236,7 +236,8 @@ def _environment(model_uri: str, release: str, config: ServiceConfig) -> list[di
         "HOME": "/tmp",  # where pip and caches may write, whatever user the pod runs as
     }
     return [*({"name": name, "value": value} for name, value in plain.items() if value),
-            *secret_variables(config.secret, SECRET_KEYS), *secret_variables(BACKEND_SECRET, [BACKEND_PASSWORD])]
+            *secret_variables(config.secret, SECRET_KEYS), *secret_variables(BACKEND_SECRET, [BACKEND_PASSWORD]),
+            *secret_variables(TOKEN_SECRET, [TOKEN])]
 
 
 def _probe(path: str, period: int, failures: int) -> dict:

@@ -4,23 +4,23 @@ Pictures come from the predictor's own DATA_URI alone, by its own keys: neither 
 Label Studio sends with `/setup` are ever used.
 """
 
-import hmac
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, current_app, jsonify, request
 
+from handwriting.access import check_label_studio
 from handwriting.errors import ImageError, LabelStudioError, StoreError
 from handwriting.label_tasks import Interface, find_interface, picture_of, prediction
-from handwriting.layout import BACKEND_PASSWORD, FIELD
+from handwriting.layout import FIELD
 from handwriting.protocols import Refused
 from handwriting.store import Store, open_store
 
 if TYPE_CHECKING:
     from handwriting.predictor import Predictor
 
+PATHS = ("/health", "/setup", "/predict")  # what Label Studio asks for; the last one with JSON
 MAX_TASKS = 500  # read for one request: Label Studio waits 100 seconds, and sends all tasks that people chose
 AT_ONCE = 4  # tasks of one request: more would take the places of users who wait
 
@@ -35,6 +35,12 @@ def add_routes(app: Flask, data_uri: str) -> None:
     app.config["DATA_URI"] = data_uri
     app.add_url_rule("/health", view_func=health)
     app.add_url_rule("/setup", view_func=setup, methods=["POST"])
+
+
+def is_asked() -> bool:
+    """Whether this request is Label Studio's: it has a route of its own, and JSON where others send a picture."""
+    rule = request.url_rule.rule if request.url_rule else ""
+    return rule in PATHS and (request.is_json or rule != PATHS[-1])
 
 
 def health() -> Response:
@@ -109,10 +115,7 @@ def _predictor() -> "Predictor":
     """Returns the predictor to those who may ask.
 
     Raises:
-        Refused: 401, the password is wrong.
+        Denied: The password is wrong.
     """
-    given, wanted = request.authorization, os.environ.get(BACKEND_PASSWORD, "")
-    password = (given.password if given else None) or ""
-    if wanted and not hmac.compare_digest(password.encode(), wanted.encode()):
-        raise Refused(401, "wrong password", f"send the password of {BACKEND_PASSWORD} by Basic Auth, with any user")
+    check_label_studio(request.authorization)
     return current_app.extensions["predictor"]

@@ -8,14 +8,15 @@ import re
 from typing import Any, NamedTuple
 
 from handwriting.image import FORMATS, ImageConfig
-from handwriting.layout import BACKEND_PASSWORD, FIELD, KEEP_HEADER, VERSION_HEADER
-from handwriting.ml_backend import MAX_TASKS
+from handwriting.layout import BACKEND_PASSWORD, FIELD, KEEP_HEADER, TOKEN, VERSION_HEADER
+from handwriting.ml_backend import MAX_TASKS, PATHS
 from handwriting.monitoring import REQUEST_ID
 from handwriting.page import MAX_TEXT, SAFETY, TEXT_FIELD
 from handwriting.protocols import MAX_PICTURES, OUTPUTS
 
 Schema = dict[str, Any]
 JSON, TEXT, FORM = "application/json", "text/plain", "multipart/form-data"
+ID = "X-Request-Id"
 STRING: Schema = {"type": "string"}
 BOOLEAN: Schema = {"type": "boolean"}
 FRACTION: Schema = {"type": "number", "minimum": 0, "maximum": 1}
@@ -25,13 +26,13 @@ BASE64: Schema = {"type": "string", "contentEncoding": "base64", "contentMediaTy
 EXAMPLE = "UDQKOCA4CgAAAgIAAAAA"  # 8 x 8 px with a stroke, in base64
 
 REFUSALS = {
-    400: "the request, or the shape of its picture, is wrong", 401: "the password is missing or wrong",
+    400: "the request, or the shape of its picture, is wrong", 401: "the token or the password is missing or wrong",
     403: "a page of another site sent it", 404: "there is no such model or version here",
     409: "this service keeps no pictures", 413: "too many bytes, pixels or pictures",
     415: "no picture that can be read", 422: "JSON of another form, or a text that no line can have",
     503: "not ready, or busy: ask again later"}
 TOLD = {401: "WWW-Authenticate", 503: "Retry-After"}  # in answers of these statuses
-READING = (400, 413, 415, 503)  # statuses of all that reads pictures
+READING = (400, 401, 413, 415, 503)  # statuses of all that reads pictures
 
 
 def _object(**properties: Schema) -> Schema:
@@ -42,17 +43,13 @@ def _list(items: Schema, **limits: int) -> Schema:
     return {"type": "array", "items": items, **limits}
 
 
-def _constant(value: Any) -> Schema:
-    return {"const": value}
-
-
 _MODELS = _object(models=_list(STRING))
-_READY = _object(name=STRING, ready=_constant(True))
+_READY = _object(name=STRING, ready=BOOLEAN)
 _READING = _object(text=STRING, confidence=FRACTION, characters=_list(FRACTION), version=STRING)
 _TENSOR = _object(name=STRING, datatype={"enum": sorted({kind for kind, _ in OUTPUTS.values()})},
                   shape=_list({"type": "integer"}))
 _METADATA = _object(name=STRING, versions=_list(STRING), platform=STRING, inputs=_list(_TENSOR), outputs=_list(_TENSOR))
-_INFER = _object(inputs=_list(_object(name=STRING, datatype=_constant("BYTES"),
+_INFER = _object(inputs=_list(_object(name=STRING, datatype={"const": "BYTES"},
                                       shape=_list({"type": "integer"}, minItems=1, maxItems=1),
                                       data=_list(BASE64, maxItems=MAX_PICTURES)), minItems=1, maxItems=1))
 _INFER["properties"] |= {"id": STRING, "outputs": _list(_object(name={"enum": list(OUTPUTS)}))}
@@ -89,12 +86,12 @@ ROUTES = {
     "POST /predict": Route(
         "the text of a picture of one line; with JSON Label Studio's ML backend",
         {TEXT: STRING, JSON: {"anyOf": [_READING, _object(results=_list({"type": "object"}))]}},
-        (*READING, 401), {FORM: _object(**{FIELD: PICTURE}), JSON: _TASKS}),
+        READING, {FORM: _object(**{FIELD: PICTURE}), JSON: _TASKS}),
     "POST /correction": Route(
         "keeps a picture and what it really says", {}, (*READING, 403, 409, 422),
         {FORM: _object(**{FIELD: PICTURE, TEXT_FIELD: {**STRING, "minLength": 1, "maxLength": MAX_TEXT}})}),
     "GET /healthz": Route("alive", {JSON: _object(status=STRING)}),
-    "GET /readyz": Route("model loaded", {JSON: _object(ready=_constant(True), version=STRING)}, (503,)),
+    "GET /readyz": Route("model loaded", {JSON: _object(ready=BOOLEAN, version=STRING)}, (503,)),
     "GET /metrics": Route("Prometheus", {TEXT: STRING}),
     "GET /": Route("this list; for browsers a page to try it",
                    {JSON: _object(status=STRING, version=STRING, routes={"type": "object"}), "text/html": STRING}),
@@ -105,8 +102,8 @@ ROUTES = {
         "KServe V1", {JSON: _object(predictions=_list(_READING))}, (*READING, 404), {JSON: _INSTANCES},
         {"instances": [{"b64": EXAMPLE}]}),
     "GET /v2": Route("the server", {JSON: _object(name=STRING, version=STRING, extensions=_list(STRING))}),
-    "GET /v2/health/live": Route("alive", {JSON: _object(live=_constant(True))}),
-    "GET /v2/health/ready": Route("model loaded", {JSON: _object(ready=_constant(True))}, (503,)),
+    "GET /v2/health/live": Route("alive", {JSON: _object(live=BOOLEAN)}),
+    "GET /v2/health/ready": Route("model loaded", {JSON: _object(ready=BOOLEAN)}, (503,)),
     "GET /v2/models": Route("V2: the model's name", {JSON: _MODELS}),
     "GET /v2/models/<name>": _METADATA_ROUTE, "GET /v2/models/<name>/versions/<version>": _METADATA_ROUTE,
     "GET /v2/models/<name>/ready": _READY_ROUTE, "GET /v2/models/<name>/versions/<version>/ready": _READY_ROUTE,
@@ -134,33 +131,41 @@ def document(name: str, version: str, max_bytes: int) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for key, route in ROUTES.items():
         method, rule = key.split()
-        path = re.sub("<(.+?)>", r"{\1}", rule)
+        path = rule.replace("<", "{").replace(">", "}")
         paths.setdefault(path, {})[method.lower()] = {
-            "operationId": re.sub(r"\W+", "_", key), "summary": route.says, **_request(rule, route),
-            "responses": _responses(route)}
+            "summary": route.says, **_request(path, route), "responses": _responses(route)}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Handwriting predictor", "version": version or "no model yet",
+        "info": {"title": "Handwriting predictor", "version": version or "none",
                  "description": f"Reads pictures of one handwritten line. A request has up to {max_bytes} bytes."},
         "paths": paths,
-        "components": {"schemas": {"Error": {**_object(error=STRING, message=STRING), "additionalProperties": False}},
-                       "headers": _headers(), "parameters": _parameters(name, version),
-                       "responses": {str(status): _refusal(status) for status in REFUSALS},
-                       "securitySchemes": {"password": {
-                           "type": "http", "scheme": "basic", "description": f"{BACKEND_PASSWORD}, with any user"}}}}
+        "components": {
+            "schemas": {"Error": {**_object(error=STRING, message=STRING), "additionalProperties": False}},
+            "parameters": {
+                "name": _parameter("name", "path", {"enum": [name]}),
+                "version": _parameter("version", "path", {"enum": [version]} if version else STRING),
+                ID: _parameter(ID, "header", {**STRING, "pattern": f"^{REQUEST_ID.pattern}$"}),
+                KEEP_HEADER: _parameter(KEEP_HEADER, "header", {"enum": ["yes", "no"], "default": "yes"})},
+            "responses": {str(status): _answer(says, {JSON: _reference("schemas", "Error")}, TOLD.get(status))
+                          for status, says in REFUSALS.items()},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": f"{TOKEN}, where it is set"},
+                "password": {"type": "http", "scheme": "basic", "description": f"{BACKEND_PASSWORD} or the token"}}}}
+
+
+def _parameter(name: str, place: str, schema: Schema) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
 def _reference(kind: str, name: object) -> Schema:
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
-def _request(rule: str, route: Route) -> dict[str, Any]:
-    names = [*re.findall("<(.+?)>", rule), "X-Request-Id"]
-    if 415 in route.refuses:
-        names.append(KEEP_HEADER)
+def _request(path: str, route: Route) -> dict[str, Any]:
+    names = [*re.findall("{(.+?)}", path), ID, *([KEEP_HEADER] if 415 in route.refuses else [])]
     found: dict[str, Any] = {"parameters": [_reference("parameters", name) for name in names]}
-    if 401 in route.refuses:
-        found["security"] = [{"password": []}, {}]  # where none is set, anybody may ask
+    if 401 in route.refuses:  # where nothing is set, anybody may ask
+        found["security"] = [{"token": []}, *([{"password": []}] if path in PATHS else []), {}]
     if route.takes:
         example = {"example": route.example} if route.example else {}
         content = {kind: {"schema": schema, **example} for kind, schema in route.takes.items()}
@@ -169,33 +174,13 @@ def _request(rule: str, route: Route) -> dict[str, Any]:
 
 
 def _responses(route: Route) -> dict[str, Any]:
-    content = {"content": {kind: {"schema": schema} for kind, schema in route.gives.items()}} if route.gives else {}
-    good = {"200" if content else "204": {"description": route.says, "headers": _told(), **content}}
-    return good | {str(status): _reference("responses", status) for status in sorted(route.refuses)}
+    return {"200" if route.gives else "204": _answer(route.says, route.gives),
+            **{str(status): _reference("responses", status) for status in sorted(route.refuses)}}
 
 
-def _refusal(status: int) -> dict[str, Any]:
-    example = {"error": "not a picture", "message": "the bytes are no picture that can be read; send PNG or JPEG"}
-    return {"description": REFUSALS[status], "headers": _told(TOLD.get(status)),
-            "content": {JSON: {"schema": _reference("schemas", "Error"), "example": example}}}
-
-
-def _told(more: str | None = None) -> dict[str, Schema]:
-    names = [VERSION_HEADER, "X-Request-Id", *SAFETY, *([more] if more else [])]
-    return {name: _reference("headers", name) for name in names}
-
-
-def _headers() -> dict[str, Schema]:
-    """Only the version may be absent, as long as no model is loaded."""
-    return {name: {"required": name != VERSION_HEADER, "schema": STRING}
-            for name in (VERSION_HEADER, "X-Request-Id", *SAFETY, *TOLD.values())}
-
-
-def _parameters(name: str, version: str) -> dict[str, Schema]:
-    versions = {**STRING, "enum": [version]} if version else STRING
-    return {"name": {"name": "name", "in": "path", "required": True, "schema": {**STRING, "enum": [name]}},
-            "version": {"name": "version", "in": "path", "required": True, "schema": versions},
-            "X-Request-Id": {"name": "X-Request-Id", "in": "header", "description": "comes back, and is in the log",
-                             "schema": {**STRING, "pattern": f"^{REQUEST_ID.pattern}$"}},
-            KEEP_HEADER: {"name": KEEP_HEADER, "in": "header", "description": "no: the picture is read and forgotten",
-                          "schema": {**STRING, "enum": ["yes", "no"], "default": "yes"}}}
+def _answer(says: str, gives: dict[str, Schema], more: str | None = None) -> dict[str, Any]:
+    """Of the headers only the version may be absent, as long as no model is loaded."""
+    names = [VERSION_HEADER, ID, *SAFETY, *([more] if more else [])]
+    content = {"content": {kind: {"schema": schema} for kind, schema in gives.items()}} if gives else {}
+    return {"description": says, **content,
+            "headers": {name: {"required": name != VERSION_HEADER, "schema": STRING} for name in names}}

@@ -40,7 +40,8 @@ b{font-weight:400;white-space:pre-wrap;margin-right:1px;border-bottom:3px solid 
 .low{border-bottom:5px dotted var(--low)}
 .error{color:var(--low)}
 summary{margin:.6rem 0;list-style:none}
-textarea{display:block;width:100%;margin:.5rem 0;padding:.6rem;font:inherit;border-radius:.6rem}
+textarea,#token{display:block;width:100%;margin:.5rem 0;padding:.6rem;font:inherit;border-radius:.6rem}
+dialog{max-width:22rem;border:1px solid var(--line);border-radius:.8rem;background:var(--card);color:var(--ink)}
 .touch{display:none}
 @media(pointer:coarse){.touch{display:flex}.fine{display:none}.row>*{flex:auto}}
 """
@@ -68,6 +69,10 @@ BODY = """
 <p id="say" class="sr" role="status"></p>
 <div id="list"></div>
 </main>
+<dialog id="door"><form method="dialog">
+<label><span data-t="token"></span><input id="token" type="password" autocomplete="off" required></label>
+<div class="row"><button class="main" value="in" data-t="enter"></button>
+<button formnovalidate data-t="cancel"></button></div></form></dialog>
 <template id="card"><article>
 <figure><img data-a="picture" draggable="false"><i hidden></i></figure>
 <p class="part dim"></p>
@@ -102,14 +107,16 @@ note:['Picture and text will be kept.','Ảnh và nội dung sẽ được giữ
 nothing:['No text found.','Không thấy chữ.'],
 failed:['The server could not do that ({0}). {1}','Máy chủ không làm được ({0}). {1}'],
 offline:['The server cannot be reached.','Không kết nối được với máy chủ.'],
+token:['This service needs a token','Dịch vụ này cần mã truy cập'],enter:['Go on','Tiếp tục'],cancel:['Cancel','Hủy'],
 full:['The server is busy. Try again in some seconds.','Máy chủ đang bận. Hãy thử lại sau vài giây.'],
 'too large':['The picture is too large.','Ảnh quá lớn.'],'too small':['The picture is too small.','Ảnh quá nhỏ.'],
 'too wide':['The picture is too wide for one line.','Ảnh quá rộng so với một dòng.'],
 'not a picture':['This is no picture that can be read.','Tệp này không phải ảnh đọc được.'],
 truncated:['The picture is damaged.','Ảnh bị hỏng.']};
 const root=document.documentElement,$=id=>document.getElementById(id),percent=p=>Math.round(p*100)+' %';
-const memory=(key,value)=>{try{return value?localStorage[key]=value:localStorage[key]}catch{}};
-let lang,queue=Promise.resolve();
+const memory=(key,value,where='localStorage')=>{
+try{return value?window[where][key]=value:window[where][key]}catch{}};
+let lang,opened,queue=Promise.resolve(),token=memory('token','','sessionStorage');
 function show(e){
 const{t,a}=e.dataset;
 if(t)e.textContent=T[t][lang].replace(/{(.)}/g,(_,i)=>e.args[i]);
@@ -120,13 +127,23 @@ function speak(to){
 lang=to;root.lang=['en','vi'][to];$('lang').lang=['vi','en'][to];document.title=T.title[to];translate(document)}
 $('lang').onclick=()=>{speak(1-lang);memory('lang',root.lang)};
 
+const unlock=()=>opened??=new Promise(done=>{
+const door=$('door');
+door.returnValue=$('token').value='';door.showModal();
+door.onclose=()=>{
+opened=null;
+if(door.returnValue)memory('token',token=$('token').value.replace(/[^!-~]/g,''),'sessionStorage');
+done(door.returnValue)}});
 async function ask(path,fields,headers){
-const body=new FormData;
+const body=new FormData,used=token;
 for(const key in fields)body.append(key,fields[key]);
 let answer,json={};
-try{answer=await fetch(path,{method:'POST',body,headers});json=await answer.json()}catch{}
+try{
+answer=await fetch(path,{method:'POST',body,headers:used?{...headers,Authorization:'Bearer '+used}:headers});
+json=await answer.json()}catch{}
 if(!answer)return{why:['offline']};
 if(answer.ok)return json;
+if(answer.status==401)return used!=token||await unlock()?ask(path,fields,headers):{why:['token']};
 const known=T[json.error]?json.error:[429,503].includes(answer.status)?'full':'failed';
 return{error:json.error,why:[known,answer.status,json.message||'']}}
 

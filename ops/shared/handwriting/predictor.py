@@ -13,6 +13,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed
 
 from handwriting import ml_backend, openapi
+from handwriting.access import Denied, check
 from handwriting.admission import Gate, cores
 from handwriting.errors import ImageError
 from handwriting.layout import FIELD, MODEL_NAME, VERSION_HEADER
@@ -141,6 +142,7 @@ def create_app(reader: "Reader | None", store: UserPictures | None = None, max_b
     app.after_request(_tell_version)
     app.after_request(tell_safety)
     app.register_error_handler(Refused, _refused)
+    app.register_error_handler(Denied, _denied)
     app.register_error_handler(ImageError, _unusable_picture)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(ParseException, _broken_body)
@@ -153,8 +155,14 @@ def _predictor() -> Predictor:
 
 
 def _admit() -> None:
-    """Refuses what would have to wait too long, before its body is read."""
+    """Refuses strangers, and what would have to wait too long, before its body is read.
+
+    Whoever only looks needs no token: probes and Prometheus have none, the page must be there to ask for it, and
+    neither it nor the document tells anything of pictures. Label Studio's requests are `ml_backend`'s to check.
+    """
     if request.method == "POST":
+        if not ml_backend.is_asked():
+            check(request.authorization)
         _predictor().gate.check()
     if request.content_length is not None:
         request.environ.pop("wsgi.input_terminated", None)  # has Werkzeug count: a body cut short is no shorter one
@@ -165,7 +173,7 @@ def predict() -> Response:
 
     A JSON body is Label Studio's, whose ML backend has a route of the same name.
     """
-    if request.is_json:
+    if ml_backend.is_asked():
         return ml_backend.predict_tasks()
     [reading] = _predictor().read([_uploaded_picture()], wants_kept())
     if request.accept_mimetypes.best_match(["text/plain", "application/json"]) == "application/json":
@@ -245,6 +253,13 @@ def _error(status: int, reason: str, message: str) -> Response:
     return response
 
 
+def _denied(error: Denied) -> Response:
+    _discard_body()
+    response = _error(401, error.reason, str(error))
+    response.headers["WWW-Authenticate"] = f'{error.scheme} realm="handwriting"'
+    return response
+
+
 def _refused(error: Refused) -> Response:
     return _error(error.status, error.reason, str(error))
 
@@ -260,7 +275,7 @@ def _http_error(error: HTTPException) -> Response:
         return _error(408, "too slow", "the request did not arrive whole in time; send it again, or a smaller picture")
     if status == 413:
         limit = current_app.config["MAX_CONTENT_LENGTH"]
-        _discard_body(DISCARD * limit)
+        _discard_body()
         return _error(413, "too large", f"the request is over {limit} bytes or has too many parts; "
                       "send a smaller picture")
     response = _error(status, error.name.lower(), error.description or error.name)
@@ -269,10 +284,11 @@ def _http_error(error: HTTPException) -> Response:
     return response
 
 
-def _discard_body(most: int) -> None:
-    """Reads and forgets up to `most` bytes: a client that still sends would see a broken connection, not the answer."""
+def _discard_body() -> None:
+    """Reads and forgets the body: a client that still sends would see a broken connection, not the answer."""
     if "Expect" in request.headers:  # such a client waits for our answer before it sends
         return
+    most = DISCARD * current_app.config["MAX_CONTENT_LENGTH"]
     left = min(most, request.content_length or most)
     try:
         while left > 0 and (chunk := request.environ["wsgi.input"].read(min(left, 2**16))):

@@ -7,6 +7,7 @@ import time
 import requests
 from PIL import Image, ImageDraw
 
+from handwriting import access
 from handwriting.errors import DeployError
 from handwriting.layout import FIELD, KEEP_HEADER, VERSION_HEADER
 
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 SECONDS = 180.0  # until the version must have answered: a service scaled to zero wakes up first, a route settles
 PAUSE = 2.0
 CALL_SECONDS = 60.0
-REFUSED = {401, 403}  # what a gateway between us and the service answers, not the predictor
+REFUSED = {401, 403}  # what a gateway between us and the service answers, or the predictor to another token
 
 
 def smoke_test(urls: list[str], version: str, seconds: float = SECONDS, pause: float = PAUSE) -> str:
@@ -33,6 +34,7 @@ def smoke_test(urls: list[str], version: str, seconds: float = SECONDS, pause: f
 
     Raises:
         DeployError: It did not in time, or was refused.
+        ConfigError: The token of this environment could not be sent.
     """
     end, told = time.monotonic() + seconds, ""
     while True:
@@ -54,10 +56,12 @@ def _fault(url: str, version: str) -> str:
     """Returns why one try failed, "" where the version read the picture."""
     try:
         answer = requests.post(f"{url.rstrip('/')}/predict", files={FIELD: ("line.png", picture())},
-                               headers={KEEP_HEADER: "no", "Accept": "application/json"}, timeout=CALL_SECONDS)
+                               timeout=CALL_SECONDS,
+                               headers={KEEP_HEADER: "no", "Accept": "application/json", **access.headers()})
         found = answer.headers.get(VERSION_HEADER)
         if answer.status_code in REFUSED:
-            return f"{url} answers {answer.status_code} {answer.text[:200]}: a gateway refuses this step"
+            return (f"{url} answers {answer.status_code} {answer.text[:200]}: a gateway refuses this step, or the "
+                    "predictor its token")
         if answer.status_code != 200:
             return f"{url} answers {answer.status_code} {answer.text[:200]}"
         if found != version:
