@@ -351,11 +351,8 @@ def fuzz(target: Target, count: int, seed: int = 0, clients: int = 2, failures: 
     paths = list(target.routes)
 
     def one(number: int, given: Input) -> Outcome:
-        outcome = target.send(given, random.Random(f"{seed}/{number}/path").choice(paths))
-        if outcome.fault and failures:
-            failures.mkdir(parents=True, exist_ok=True)
-            (failures / f"{seed}-{number}").write_bytes(given.data)
-        return outcome
+        path = random.Random(f"{seed}/{number}/path").choice(paths)
+        return send_and_keep(target, given, path, failures and failures / f"{seed}-{number}")
 
     with ThreadPoolExecutor(clients) as pool:
         warm = [*hostile().items(), *islice(pictures().items(), WARM_UP)]
@@ -363,6 +360,15 @@ def fuzz(target: Target, count: int, seed: int = 0, clients: int = 2, failures: 
         before, resident, began = workers(pid), target.resident(), time.monotonic()
         outcomes += pool.map(lambda number: one(number, make_input(seed, number)), range(count))
     return Report(outcomes, (before, workers(pid)), (resident, target.resident()), time.monotonic() - began)
+
+
+def send_and_keep(target: Target, given: Input, path: str, file: Path | None) -> Outcome:
+    """Sends one input, and writes it to a file where the answer was wrong."""
+    outcome = target.send(given, path)
+    if outcome.fault and file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(given.data)
+    return outcome
 
 
 def again(target: Target, files: Iterable[Path]) -> Report:

@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
-from conftest import ROOT
+from conftest import ROOT, Answer
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (content_type_conformance, response_headers_conformance,
                                                response_schema_conformance, status_code_conformance, unsupported_method)
 
+from handwriting.image import ImageConfig, read_line
 from handwriting.openapi import document
 from handwriting.predictor import MAX_BYTES
 from pipeline import fuzz
@@ -177,3 +178,39 @@ def test_odd_requests_are_refused_and_the_next_is_read(server, name):
         told = {int(found) for found in re.findall(rb"^HTTP/1.1 (\d+)", answer, re.MULTILINE)} - {100}
         assert told == {expected}, answer
         assert not fuzz.FORBIDDEN.search(answer.partition(b"\r\n\r\n")[2].decode("latin-1"))
+
+
+FAULTS = {
+    "a bug": Answer(500, {"error": "internal error", "message": "see the log"}),
+    "a status without a line in the document": Answer(418, {"error": "teapot", "message": "short"}),
+    "another form": Answer(400, {"error": "empty"}), "no json": Answer(400, "<html>"),
+    "a path": Answer(415, {"error": "truncated", "message": "cannot read /home/me/models/line.png"}),
+    "an address": Answer(415, {"error": "truncated", "message": "<BytesIO object at 0x7f5b1c0>"}),
+    "a stack trace": Answer(415, {"error": "truncated", "message": "Traceback (most recent call last)"}),
+    "a secret": Answer(200, SECRET), "nothing": Answer(200, "", {"Content-Length": "5"})}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_an_answer_that_must_not_be_is_told_and_its_input_kept(fake_server, tmp_path, name):
+    fake_server.answers["GET /openapi.json"] = [Answer(body=API.raw_schema)]
+    fake_server.answers["GET /metrics"] = [Answer(body=f"{fuzz.RESIDENT} 1048576.0\n")]
+    for path in ("/predict", "/v1/models/handwriting:predict", "/v2/models/handwriting/infer"):
+        fake_server.answers[f"POST {path}"] = [FAULTS[name]]
+    (tmp_path / "line").write_bytes(b"x")
+    with fuzz.Target(fake_server.url, {"Authorization": "Bearer x"}, [SECRET]) as target:
+        report = fuzz.again(target, [tmp_path / "line"])
+        outcome = fuzz.send_and_keep(target, fuzz.make_input(0, 7), "/predict", tmp_path / "kept" / "0-7")
+    assert len(report.faults) == report.summary()["failed"] == 3 and fuzz.table(report).count("WRONG") == 3
+    assert outcome.fault and (tmp_path / "kept" / "0-7").read_bytes() == fuzz.make_input(0, 7).data
+    assert fake_server.requests[-1][1]["Authorization"] == "Bearer x"
+
+
+def test_the_same_seed_makes_the_same_inputs_and_another_seed_others():
+    made = [fuzz.make_input(0, number) for number in range(200)]
+    assert made == [fuzz.make_input(0, number) for number in range(200)]
+    assert made != [fuzz.make_input(1, number) for number in range(200)]
+    assert {name.partition(" ")[0] for name, _ in made} > {"png", "jpeg", "webp", "gif", "bmp", "avif", "jp2"}
+
+
+def test_each_kind_of_picture_can_be_read_as_long_as_nobody_damages_it():
+    assert {read_line(data, ImageConfig()).shape[0] for data in fuzz.pictures().values()} == {48}
