@@ -53,8 +53,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_drift,
-                _add_serve, _add_wheels, _add_manifest, _add_bench, _add_fuzz, _add_run, kubeflow_commands.add_commands):
+    for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve,
+                _add_drift, _add_wheels, _add_manifest, _add_bench, _add_fuzz, _add_run,
+                kubeflow_commands.add_commands):
         add(commands)
     return top
 

@@ -28,11 +28,12 @@ EXAMPLE = "UDQKOCA4CgAAAgIAAAAA"  # 8 x 8 px with a stroke, in base64
 REFUSALS = {
     400: "the request, or the shape of its picture, is wrong", 401: "the token or the password is missing or wrong",
     403: "a page of another site sent it", 404: "there is no such model or version here",
-    409: "this service keeps no pictures", 413: "too many bytes, pixels or pictures",
+    408: "it did not arrive whole in time", 409: "this service keeps no pictures",
+    413: "too many bytes, pixels or pictures",
     415: "no picture that can be read", 422: "JSON of another form, or a text that no line can have",
     503: "not ready, or busy: ask again later"}
 TOLD = {401: "WWW-Authenticate", 503: "Retry-After"}  # in answers of these statuses
-READING = (400, 401, 413, 415, 503)  # statuses of all that reads pictures
+READING = (400, 401, 408, 413, 415, 503)  # statuses of all that reads pictures
 
 
 def _object(**properties: Schema) -> Schema:
@@ -110,7 +111,7 @@ ROUTES = {
     "POST /v2/models/<name>/infer": _INFER_ROUTE, "POST /v2/models/<name>/versions/<version>/infer": _INFER_ROUTE,
     "GET /health": Route("Label Studio's ML backend: model loaded",
                          {JSON: _object(status=STRING, model_class=STRING)}, (401, 503)),
-    "POST /setup": Route("Label Studio's ML backend", {JSON: _object(model_version=STRING)}, (400, 401, 413, 503),
+    "POST /setup": Route("Label Studio's ML backend", {JSON: _object(model_version=STRING)}, (400, 401, 408, 413, 503),
                          {JSON: _object(schema=STRING)}, {"schema": "<View/>"}),
 }
 
