@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -44,9 +45,11 @@ def server(tiny_bundle, tmp_path_factory):
                    "AWS_SECRET_ACCESS_KEY": SECRET}
     log = folder / "server.log"
     with ProcessServer("the predictor", command, f"http://127.0.0.1:{port}/readyz", log, env=environment) as process:
-        before = fuzz.workers(process.process.pid)
+        pid, end = process.process.pid, time.monotonic() + 30
+        while len(before := fuzz.workers(pid)) < 2 and time.monotonic() < end:  # the second starts some time later
+            time.sleep(0.05)
         yield process
-        assert fuzz.workers(process.process.pid) == before and len(before) == 2
+        assert fuzz.workers(pid) == before and len(before) == 2
     assert not re.search(f"Traceback|internal error|{SECRET}", log.read_text("utf-8", "replace"))
 
 
