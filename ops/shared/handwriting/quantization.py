@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from handwriting.alphabet import Alphabet
 from handwriting.augment import augment
@@ -60,8 +61,10 @@ def _quantize_convolutions(network: Path, fast: Path, samples: Sequence[np.ndarr
     """
     rng = np.random.default_rng(0)
     first, *_ = (node.name for node in onnx.load(network).graph.node if node.op_type == "Conv")
-    quantize_static(network, fast, _Samples([augment(line, 1.0, rng) for line in samples]),
-                    op_types_to_quantize=["Conv"], nodes_to_exclude=[first], per_channel=True, reduce_range=True)
+    quant_pre_process(network, fast, skip_symbolic_shape=True)  # folds constants
+    quantize_static(fast, fast, _Samples([augment(line, 1.0, rng) for line in samples]),
+                    op_types_to_quantize=["Conv"], nodes_to_exclude=[first], per_channel=True, reduce_range=True,
+                    activation_type=QuantType.QUInt8)  # twice as fast as the default, signed ones
 
 
 class _Samples(CalibrationDataReader):
