@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,33 +13,38 @@ from handwriting.protocols import Refused
 def test_more_than_run_and_wait_are_refused_at_once_and_let_in_again_later():
     gate, leave, entered = Gate(running=1, waiting=2), threading.Event(), threading.Semaphore(0)
 
-    def request():
-        with gate:
-            entered.release()
-            leave.wait(5)
+    def work():
+        entered.release()
+        leave.wait(5)
 
-    threads = [threading.Thread(target=request) for _ in range(3)]
+    threads = [threading.Thread(target=gate.run, args=[work]) for _ in range(3)]
     for thread in threads:
         thread.start()
     assert entered.acquire(timeout=5)
     while gate.inside < 3:
         time.sleep(0.001)
     with pytest.raises(Refused, match="3 requests are waiting already") as refused:
-        gate.__enter__()
+        gate.run(work)
     assert refused.value.status == 503 and not entered.acquire(blocking=False)  # one runs
     leave.set()
     for thread in threads:
         thread.join()
-    with gate:
-        assert gate.inside == 1
+    assert gate.run(lambda: gate.inside) == 1 and gate.inside == 0
 
 
 def test_an_error_inside_gives_the_turn_back():
     gate = Gate(running=1, waiting=0)
     for _ in range(3):
-        with pytest.raises(ValueError), gate:
-            raise ValueError
+        with pytest.raises(ValueError):
+            gate.run(int, "x")
     assert gate.inside == 0
+
+
+def test_all_is_read_in_the_few_threads_of_the_gate():
+    gate = Gate(running=2, waiting=20)
+    with ThreadPoolExecutor(20) as pool:
+        names = set(pool.map(lambda number: gate.run(lambda: threading.current_thread().name), range(200)))
+    assert names <= {"reading_0", "reading_1"}
 
 
 @pytest.mark.parametrize("limits, found", [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)])

@@ -88,8 +88,7 @@ class Predictor:
             ImageError: A picture cannot be used; the message names it.
             Refused: The model is not loaded yet, or too many requests wait already.
         """
-        with self.gate:
-            readings = self._read_all(pictures, where)
+        readings = self.gate.run(self._read_all, pictures, where)
         if keep and self.store is not None:
             for picture, reading in zip(pictures, readings):
                 self.store.offer(picture, {**reading_json(reading, self.version), "width": reading.width})
