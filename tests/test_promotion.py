@@ -28,9 +28,9 @@ def test_without_a_champion_any_candidate_wins():
 
 
 @pytest.mark.parametrize("champion", [NEW, NEW + "/"])
-def test_the_champion_does_not_replace_itself(champion):
-    decision = decide(NEW, 0.0, champion, 1.0, 0.0)
-    assert not decision.promote and "champion already" in decision.reason
+def test_the_champion_is_deployed_as_it_is_asked_for_now(champion):
+    decision = decide(NEW, 0.2, champion, 0.2, 0.5)
+    assert decision.promote and "champion already" in decision.reason
 
 
 @pytest.mark.parametrize("margin", [-0.01, 1.01, float("nan")])

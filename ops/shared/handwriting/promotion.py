@@ -15,6 +15,9 @@ class Decision(NamedTuple):
 def decide(candidate: str, candidate_cer: float, champion: str, champion_cer: float, margin: float) -> Decision:
     """Lets a candidate take the champion's place only if it reads the same lines better by a margin.
 
+    The champion itself, which a run with `force` may come to, is deployed once more: other settings and a mended
+    predictor reach the service so, and where nothing differs, nothing happens.
+
     Args:
         candidate: URI of the new bundle.
         candidate_cer: Its CER on the test lines, 0 or more.
@@ -30,7 +33,7 @@ def decide(candidate: str, candidate_cer: float, champion: str, champion_cer: fl
     if not champion:
         return Decision(True, f"no champion yet: {candidate} (CER {candidate_cer:.4f}) takes the place")
     if candidate.rstrip("/") == champion.rstrip("/"):
-        return Decision(False, f"{candidate} is the champion already")
+        return Decision(True, f"{candidate} is the champion already; it is deployed as it is asked for now")
     comparison = f"candidate {candidate} CER {candidate_cer:.4f}, champion {champion} CER {champion_cer:.4f}"
     if candidate_cer < champion_cer - margin:
         return Decision(True, f"better by more than {margin}: {comparison}")
