@@ -8,7 +8,6 @@ import http.client
 import itertools
 import logging
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -25,18 +24,16 @@ import numpy as np
 
 from handwriting import access
 from handwriting.admission import cores
-from handwriting.layout import FIELD
+from pipeline.predictor_client import multipart, resident
 from pipeline.servers import ProcessServer, free_port
 
 log = logging.getLogger(__name__)
 
 CLIENTS = (1, 4, 16, 64, 4)  # four again: right after the crowd all must be as before
-BOUNDARY = "bench"
 PICTURES = 200  # lines that are sent again and again
 PAUSE = 0.25  # seconds after which a client that was refused asks again: with 64 of them about twice what is possible
 ENDURING = 4  # clients of the long test
 LOOKS = 10  # at the memory, in the long test
-RESIDENT = re.compile(r"^process_resident_memory_bytes (\S+)", re.MULTILINE)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -129,9 +126,7 @@ def _endure(server: ProcessServer, pictures: Sequence[bytes], requests: int) -> 
 def _resident(server: ProcessServer) -> float:
     """Returns the MB in memory of all workers together, as their metrics tell."""
     with urllib.request.urlopen(f"http://127.0.0.1:{_port(server)}/metrics") as answer:
-        found = RESIDENT.search(answer.read().decode())
-    assert found is not None
-    return float(found[1]) / 1e6
+        return resident(answer.read().decode())
 
 
 def _port(server: ProcessServer) -> int:
@@ -161,8 +156,8 @@ def send(port: int, pictures: Sequence[bytes], clients: int, seconds: float, req
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         while (began := time.monotonic()) < end and (turn := next(turns)) < requests:
-            connection.request("POST", "/predict", bodies[turn % len(bodies)],
-                               {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **access.headers()})
+            body, headers = bodies[turn % len(bodies)]
+            connection.request("POST", "/predict", body, {**headers, **access.headers()})
             answer = connection.getresponse()
             answer.read()
             if answer.status == 200:
@@ -179,12 +174,6 @@ def send(port: int, pictures: Sequence[bytes], clients: int, seconds: float, req
         thread.join()
     p50, p99 = np.percentile(times, [50, 99]) if times else (float("nan"),) * 2
     return Load(clients, len(times) / (time.monotonic() - began), float(p50), float(p99), len(refused))
-
-
-def multipart(picture: bytes) -> bytes:
-    """Returns the body of a request to `/predict`, as curl's `-F file=@line.png` makes it."""
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{FIELD}"; filename="line.png"\r\n\r\n'
-    return head.encode() + picture + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 def _bare(model: str, pictures: Sequence[bytes], processes: int, threads: int, seconds: float) -> list[float]:

@@ -24,6 +24,8 @@ from handwriting.image import ImageConfig, read_line
 from handwriting.openapi import document
 from handwriting.predictor import MAX_BYTES
 from pipeline import fuzz
+from pipeline.fuzz_inputs import make_input, pictures
+from pipeline.predictor_client import RESIDENT
 from pipeline.servers import ProcessServer, free_port
 
 TIMES = int(os.environ.get("FUZZ", "1"))
@@ -31,7 +33,7 @@ SECRET = "a-secret-of-nobody"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
           response_headers_conformance, unsupported_method]
 API = schemathesis.openapi.from_dict(document("handwriting", "v1", MAX_BYTES))
-schemathesis.openapi.format("binary", st.sampled_from(sorted(fuzz.pictures().values())) | st.binary(max_size=200))
+schemathesis.openapi.format("binary", st.sampled_from(sorted(pictures().values())) | st.binary(max_size=200))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def chunked(body: bytes, size: int = 1000) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
-LINE = fuzz.pictures()["png16"]
+LINE = pictures()["png16"]
 GOOD = part(content=LINE) + b"--x--\r\n"
 TOO_MUCH = MAX_BYTES + 1
 
@@ -196,24 +198,24 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_an_answer_that_must_not_be_is_told_and_its_input_kept(fake_server, tmp_path, name):
     fake_server.answers["GET /openapi.json"] = [Answer(body=API.raw_schema)]
-    fake_server.answers["GET /metrics"] = [Answer(body=f"{fuzz.RESIDENT} 1048576.0\n")]
+    fake_server.answers["GET /metrics"] = [Answer(body=f"{RESIDENT} 1048576.0\n")]
     for path in ("/predict", "/v1/models/handwriting:predict", "/v2/models/handwriting/infer"):
         fake_server.answers[f"POST {path}"] = [FAULTS[name]]
     (tmp_path / "line").write_bytes(b"x")
     with fuzz.Target(fake_server.url, {"Authorization": "Bearer x"}, [SECRET]) as target:
         report = fuzz.again(target, [tmp_path / "line"])
-        outcome = fuzz.send_and_keep(target, fuzz.make_input(0, 7), "/predict", tmp_path / "kept" / "0-7")
+        outcome = fuzz.send_and_keep(target, make_input(0, 7), "/predict", tmp_path / "kept" / "0-7")
     assert len(report.faults) == report.summary()["failed"] == 3 and fuzz.table(report).count("WRONG") == 3
-    assert outcome.fault and (tmp_path / "kept" / "0-7").read_bytes() == fuzz.make_input(0, 7).data
+    assert outcome.fault and (tmp_path / "kept" / "0-7").read_bytes() == make_input(0, 7).data
     assert fake_server.requests[-1][1]["Authorization"] == "Bearer x"
 
 
 def test_the_same_seed_makes_the_same_inputs_and_another_seed_others():
-    made = [fuzz.make_input(0, number) for number in range(200)]
-    assert made == [fuzz.make_input(0, number) for number in range(200)]
-    assert made != [fuzz.make_input(1, number) for number in range(200)]
+    made = [make_input(0, number) for number in range(200)]
+    assert made == [make_input(0, number) for number in range(200)]
+    assert made != [make_input(1, number) for number in range(200)]
     assert {name.partition(" ")[0] for name, _ in made} > {"png", "jpeg", "webp", "gif", "bmp", "avif", "jp2"}
 
 
 def test_each_kind_of_picture_can_be_read_as_long_as_nobody_damages_it():
-    assert {read_line(data, ImageConfig()).shape[0] for data in fuzz.pictures().values()} == {48}
+    assert {read_line(data, ImageConfig()).shape[0] for data in pictures().values()} == {48}
