@@ -2,14 +2,15 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from handwriting.protocols import Refused
 
-T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 QUEUE = 10  # requests that wait for each one that runs: less than 0.1 s of a core
 
@@ -35,8 +36,8 @@ class Gate:
         """Returns the gate for some cores: a request on each, and QUEUE that wait for it."""
         return cls(cores, QUEUE * cores)
 
-    def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls a function when it is its turn, and returns what it returns.
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Calls a function for each item of a request, one after another; other requests have their turns in between.
 
         Raises:
             Refused: 503, too many wait already.
@@ -45,7 +46,7 @@ class Gate:
             self.check()
             self.inside += 1
         try:
-            return self._pool.submit(function, *arguments).result()
+            return [self._pool.submit(function, item).result() for item in items]
         finally:
             with self._lock:
                 self.inside -= 1

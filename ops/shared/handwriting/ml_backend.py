@@ -80,7 +80,7 @@ def _read(predictor: "Predictor", interface: Interface, data: Store, task: Any) 
     reader = predictor.loaded()
     try:
         picture = picture_of(task, interface, data)
-        [reading] = predictor.gate.run(reader.read, [picture])
+        [[reading]] = predictor.gate.map(reader.read, [[picture]])
         return prediction(reading.text, reading.confidence, reader.version, interface)
     except (ImageError, StoreError, Refused) as error:
         number = task.get("id") if isinstance(task, dict) else None

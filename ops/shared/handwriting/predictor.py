@@ -88,23 +88,21 @@ class Predictor:
             ImageError: A picture cannot be used; the message names it.
             Refused: The model is not loaded yet, or too many requests wait already.
         """
-        readings = self.gate.run(self._read_all, pictures, where)
+        names = [where and f"{where}[{number}]" for number in range(len(pictures))]
+        readings = self.gate.map(self._read_one, zip(pictures, names))
+        self.metrics.count_readings(readings, self.profile)
         if keep and self.store is not None:
             for picture, reading in zip(pictures, readings):
                 self.store.offer(picture, {**reading_json(reading, self.version), "width": reading.width})
         return readings
 
-    def _read_all(self, pictures: Sequence[bytes], where: str) -> "list[Reading]":
-        readings = [self._read_one(picture, where and f"{where}[{number}]") for number, picture in enumerate(pictures)]
-        self.metrics.count_readings(readings, self.profile)
-        return readings
-
-    def _read_one(self, picture: bytes, place: str) -> "Reading":
+    def _read_one(self, named: tuple[bytes, str]) -> "Reading":
+        picture, name = named
         try:
             return self.loaded().read([picture])[0]
         except ImageError as error:
-            if place:
-                raise ImageError(error.reason, f"{place}: {error}") from error
+            if name:
+                raise ImageError(error.reason, f"{name}: {error}") from error
             raise
 
 
