@@ -84,7 +84,6 @@ def test_the_environment_names_model_data_and_optional_secrets():
     assert (found["MODEL_VERSION"], found["DATA_URI"], found["HOME"]) == ("0123abcd", "s3://ocrpipeline/data", "/tmp")
     assert found["HANDWRITING_TOKEN"] == {"secretKeyRef": {
         "name": "handwriting-predictor-token", "key": "HANDWRITING_TOKEN", "optional": True}}
-    assert found["MALLOC_MMAP_THRESHOLD_"] == "1048576"
     assert environment(name="ocr")["MODEL_NAME"] == "ocr"
     assert found["LANGUAGE_MODEL"] == "yes" and "LANGUAGE_MODEL" not in environment(language_model=False)
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"):

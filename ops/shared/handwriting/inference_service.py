@@ -232,7 +232,6 @@ def _environment(model_uri: str, release: str, config: ServiceConfig) -> list[di
         SPOOL_VARIABLE: SPOOL if config.data_uri else "",
         KEEP_SHARE_VARIABLE: str(config.keep_share) if config.data_uri and config.keep_share < 1 else "",
         LANGUAGE_MODEL_VARIABLE: "yes" if config.language_model else "",
-        "MALLOC_MMAP_THRESHOLD_": str(2**20),  # large pictures go back to the system: else each thread keeps one
         "HOME": "/tmp",  # where pip and caches may write, whatever user the pod runs as
     }
     return [*({"name": name, "value": value} for name, value in plain.items() if value),
