@@ -37,3 +37,9 @@ def config_of(config: type[Config], options: argparse.Namespace, **more: Any) ->
     given = {field.name: getattr(options, field.name) for field in fields(config)  # type: ignore[arg-type]
              if hasattr(options, field.name)}
     return config(**{**given, **more})
+
+
+def add_language_model_option(command: argparse.ArgumentParser) -> None:
+    """Adds the option to read with the bundle's language model."""
+    command.add_argument("--language-model", action="store_true",
+                         help="read by beam search with the bundle's language model: fewer errors, more time")

@@ -6,7 +6,7 @@ import logging
 import pytest
 from helpers import TEXT, FakeReader
 from test_predictor import assert_refused, post
-from test_serving import READER, ask, free_port, picture, start, upload, wait_until_ready
+from test_serving import READER, ask, picture, start, wait_until_ready
 
 from handwriting.access import headers
 from handwriting.errors import ConfigError
@@ -14,6 +14,8 @@ from handwriting.layout import BACKEND_PASSWORD, TOKEN
 from handwriting.openapi import ROUTES
 from handwriting.predictor import create_app
 from pipeline.labelling import label_interface
+from pipeline.predictor_client import multipart
+from pipeline.servers import free_port
 
 SECRET = "t0ken-of-the-tests"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
@@ -116,8 +118,8 @@ def test_a_stranger_with_a_large_picture_is_told_and_sees_no_broken_connection(t
     try:
         wait_until_ready(port, process)
         for size in (9 * 2**20, 20 * 2**20):
-            assert ask(port, "POST", "/predict", *upload(b"x" * size))[0] == 401
-        body, kind = upload(picture())
+            assert ask(port, "POST", "/predict", *multipart(b"x" * size))[0] == 401
+        body, kind = multipart(picture())
         assert ask(port, "POST", "/predict", body, kind | BEARER)[0] == 200
     finally:
         process.terminate()

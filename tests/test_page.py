@@ -15,7 +15,7 @@ import pytest
 from helpers import TEXT, FakeReader, drawing, encoded
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from test_serving import READER, free_port, start, wait_until_ready
+from test_serving import READER, start, wait_until_ready
 from werkzeug.serving import make_server
 
 from handwriting.ctc import Reading
@@ -24,6 +24,7 @@ from handwriting.layout import TOKEN
 from handwriting.page import MAX_TEXT
 from handwriting.predictor import create_app
 from handwriting.user_data import KeepConfig, UserPictures
+from pipeline.servers import free_port
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]

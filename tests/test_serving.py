@@ -25,15 +25,11 @@ from kserve.inference_client import RESTConfig
 from PIL import Image
 
 from handwriting.serving import main
+from pipeline.predictor_client import multipart
+from pipeline.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 READER = SERVER.format(seconds=0.5)  # long enough to stop the server meanwhile
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def start(start_with: list[str], port: int, *arguments: str, **variables: str) -> subprocess.Popen:
@@ -68,12 +64,6 @@ def within(seconds: float, holds) -> bool:
     while not (done := holds()) and time.monotonic() < end:
         time.sleep(0.05)
     return done
-
-
-def upload(picture: bytes) -> tuple[bytes, dict[str, str]]:
-    """Returns body and headers of a multipart request."""
-    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-    return head + picture + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 def picture() -> bytes:
@@ -127,7 +117,7 @@ def server(tmp_path):
 
 def test_it_reads_keeps_the_picture_and_ends_with_0_at_sigterm(server):
     port, process, images = server
-    assert ask(port, "POST", "/predict", *upload(picture())) == (200, "chữ".encode())
+    assert ask(port, "POST", "/predict", *multipart(picture())) == (200, "chữ".encode())
     process.send_signal(signal.SIGTERM)
     stderr = process.communicate(timeout=20)[1]
     assert process.returncode == 0, stderr
@@ -138,7 +128,7 @@ def test_it_reads_keeps_the_picture_and_ends_with_0_at_sigterm(server):
 def test_sigterm_lets_a_running_request_finish_and_its_picture_land(server):
     port, process, images = server
     answers = []
-    request = threading.Thread(target=lambda: answers.append(ask(port, "POST", "/predict", *upload(picture()))))
+    request = threading.Thread(target=lambda: answers.append(ask(port, "POST", "/predict", *multipart(picture()))))
     request.start()
     time.sleep(0.2)  # the reader is at it for half a second
     process.send_signal(signal.SIGTERM)
@@ -151,12 +141,12 @@ def test_sigterm_lets_a_running_request_finish_and_its_picture_land(server):
 
 def test_a_huge_upload_is_answered_413_not_with_a_broken_connection(server):
     port, _, _ = server
-    assert ask(port, "POST", "/predict", *upload(b"x" * (11 * 2**20)))[0] == 413
+    assert ask(port, "POST", "/predict", *multipart(b"x" * (11 * 2**20)))[0] == 413
 
 
 def test_a_huge_upload_of_unknown_length_is_413(server):
     port, _, _ = server
-    body, headers = upload(b"x" * (11 * 2**20))
+    body, headers = multipart(b"x" * (11 * 2**20))
     chunks = (body[start:start + 2**16] for start in range(0, len(body), 2**16))
     assert ask(port, "POST", "/predict", chunks, headers)[0] == 413
 
@@ -190,7 +180,7 @@ def test_a_share_of_nothing_keeps_nothing(tmp_path):
                     SPOOL=str(tmp_path / "spool"), KEEP_SHARE="0")
     try:
         wait_until_ready(port, process)
-        assert ask(port, "POST", "/predict", *upload(picture()))[0] == 200
+        assert ask(port, "POST", "/predict", *multipart(picture()))[0] == 200
     finally:
         process.terminate()
         process.communicate(timeout=20)
@@ -207,7 +197,7 @@ def test_without_a_model_the_command_line_says_what_to_give(monkeypatch, capsys)
 
 def test_stderr_has_one_json_line_a_request_and_probes_are_left_out(server):
     port, process, _ = server
-    ask(port, "POST", "/predict", *upload(picture()))
+    ask(port, "POST", "/predict", *multipart(picture()))
     ask(port, "GET", "/secret/path")
     process.send_signal(signal.SIGTERM)
     lines = [json.loads(line) for line in process.communicate(timeout=20)[1].splitlines() if line.startswith("{")]
@@ -217,7 +207,7 @@ def test_stderr_has_one_json_line_a_request_and_probes_are_left_out(server):
 
 def test_one_process_shows_itself_and_no_times_of_creation(server):
     port, _, _ = server
-    ask(port, "POST", "/predict", *upload(picture()))
+    ask(port, "POST", "/predict", *multipart(picture()))
     found = metrics(port)
     assert found['handwriting_requests_total{route="/predict",status="200"}'] == 1
     assert found["process_resident_memory_bytes"] > 2**20
@@ -230,7 +220,8 @@ def test_several_workers_show_the_same_metrics_and_clean_up(tmp_path):
                     str(tmp_path / "data"), TMPDIR=str(tmp_path))
     try:
         wait_until_ready(port, process)
-        requests = [threading.Thread(target=ask, args=(port, "POST", "/predict", *upload(picture()))) for _ in range(6)]
+        sent = port, "POST", "/predict", *multipart(picture())
+        requests = [threading.Thread(target=ask, args=sent) for _ in range(6)]
         for request in requests:
             request.start()
         for request in requests:
@@ -314,7 +305,7 @@ def test_the_parent_process_loads_neither_the_runtime_nor_the_metrics_library():
 
 
 def test_slow_clients_keep_out_nobody_and_are_told(server):
-    body, headers = upload(picture())
+    body, headers = multipart(picture())
     slow = [drip(server.port, 1.0, body, headers) for _ in range(64)]  # as many as there are threads
     began = time.monotonic()
     time.sleep(0.5)  # all of them are in
@@ -329,13 +320,13 @@ def test_slow_clients_keep_out_nobody_and_are_told(server):
 
 
 def test_a_slow_client_has_time_where_there_is_room(server):
-    body, headers = upload(picture())
+    body, headers = multipart(picture())
     with drip(server.port, 4 / (len(body) + 200), body, headers) as connection:  # twice what it gets in a crowd
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_body_that_stops_half_way_is_answered(server):
-    body, headers = upload(picture())
+    body, headers = multipart(picture())
     head = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": len(body)}.items())
     with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
         connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + body[:50])

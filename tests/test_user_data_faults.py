@@ -25,6 +25,7 @@ from handwriting.errors import StoreError
 from handwriting.store import S3Store, open_store
 from handwriting.layout import READINGS, USER_PICTURES
 from handwriting.user_data import KeepConfig, UserPictures
+from pipeline.predictor_client import multipart
 from pipeline.servers import free_port, start_seaweedfs
 
 PICTURES, SENDERS = 1000, 8
@@ -93,10 +94,9 @@ class Server:
 
     def predict(self, data: bytes) -> bool:
         """Sends a picture and says whether it was answered."""
-        body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + data + b"\r\n--x--\r\n"
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.request("POST", "/predict", body, {"Content-Type": "multipart/form-data; boundary=x"})
+            connection.request("POST", "/predict", *multipart(data))
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False

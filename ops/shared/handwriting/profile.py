@@ -9,6 +9,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from handwriting.errors import MissingError
@@ -46,7 +47,7 @@ class Profile:
         if not (sum(self.widths) and sum(self.confidences) and 0 <= self.unknown <= self.labels):
             raise ValueError("it counts nothing")
 
-    @property
+    @cached_property  # each reading is compared with it
     def low(self) -> float:
         """Confidence up to which a reading counts as one of low confidence: a tenth of the validation lines, or fewer.
 

@@ -4,7 +4,6 @@ The model and the threads that keep users' pictures are made in each worker, aft
 """
 
 import argparse
-import ctypes
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
 from handwriting.admission import Gate, cores
+from handwriting.allocation import return_freed_memory
 from handwriting.errors import ConfigError, HandwritingError
 from handwriting.layout import (KEEP_SHARE_VARIABLE, LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME,
                                 SPOOL_VARIABLE, VERSION_VARIABLE)
@@ -25,7 +25,6 @@ from handwriting.slow_clients import Worker
 from handwriting.user_data import KeepConfig, UserPictures
 
 THREADS = 64  # cheap ones: most of them wait, and some must be free to refuse and to answer probes
-KEPT = 2**20  # bytes; larger blocks go back to the system as soon as they are free
 GRACE = 30  # seconds from SIGTERM to the end of a worker: running requests first, then waiting pictures
 DRAIN = 10.0  # seconds of these for the pictures: what is in a pod's spool then is gone with the pod
 
@@ -71,7 +70,7 @@ class Server(Application):
         from handwriting.predictor import create_app
         from handwriting.reader import Reader  # here: only workers load ONNX Runtime, which does not survive a fork
 
-        _return_freed_memory()
+        return_freed_memory()
         try:
             # One thread a reading: ONNX Runtime would take one for each core of the machine, whatever share the pod
             # may use, and requests run beside each other anyway.
@@ -83,14 +82,6 @@ class Server(Application):
         log_to_stderr()
         return create_app(reader, self.pictures, name=self.name, release=self.release, data_uri=self.data_uri,
                           gate=Gate.of(max(1, cores() // self.settings["workers"])))
-
-
-def _return_freed_memory() -> None:
-    """Tells glibc not to keep room for the largest picture that each thread ever read; elsewhere nothing happens."""
-    m_mmap_threshold = -3  # malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(m_mmap_threshold, KEPT)
 
 
 def _drain(arbiter: Any, worker: Any) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from handwriting.allocation import keep_freed_memory
 from handwriting.alphabet import Alphabet
 from handwriting.batches import Batch, LeftOut, TrainingLines, reading_batch, reading_groups
 from handwriting.ctc import decode_greedy
@@ -28,7 +29,7 @@ from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
 from handwriting.errors import DataError, StoreError
 from handwriting.finetuning import Start, fitted
-from handwriting.hardware import fast_bfloat16, keep_freed_memory
+from handwriting.hardware import fast_bfloat16
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.losses import ctc_loss, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
