@@ -94,6 +94,11 @@ def test_days_before_are_left_out(place):
     assert [len(place.watch(days=days)[0].own) for days in (1, 2)] == [1, 2]
 
 
+def test_what_came_a_moment_ago_counts(place):
+    place.keep(1, hours=(NOW - datetime.now(UTC)) / timedelta(hours=1))
+    assert len(watch(place.data.root, join(place.root, "models"))[0].own) == 1
+
+
 def test_the_same_picture_again_and_again_counts_once(place):
     place.keep(50, picture="probe")
     assert len(place.watch()[0].own) == 1

@@ -86,7 +86,7 @@ def watch(data_uri: str, model_uri: str, days: int = 7, language_model: bool = T
         days: To look back, 1 or more.
         language_model: Whether the service reads with the language model.
         config: Limits.
-        until: End of the time in UTC; None for now.
+        until: End of the time in UTC, not included; None for now, with the second that runs.
 
     Raises:
         ConfigError: There are no days.
@@ -95,7 +95,7 @@ def watch(data_uri: str, model_uri: str, days: int = 7, language_model: bool = T
     """
     if days < 1:
         raise ConfigError(f"days is {days}; give 1 or more")
-    end = (until or datetime.now(UTC)).replace(microsecond=0)
+    end = (until or datetime.now(UTC) + timedelta(seconds=1)).replace(microsecond=0)  # names say no less than a second
     bundle, data = open_store(find_bundle(model_uri)), open_store(data_uri)
     model = read_config(bundle)
     kept = read_back(data, end - timedelta(days), end)
