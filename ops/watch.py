@@ -17,7 +17,6 @@ def watch(
     report: Output[HTML],
     model: str = "",
     days: int = 7,
-    language_model: bool = True,
     readings: int = 200,
     corrections: int = 20,
     low: float = 0.05,
@@ -33,7 +32,6 @@ def watch(
         report: Verdict, figures, charts, and the least certain lines as pictures.
         model: URI of a bundle; "" for the one that serves.
         days: To look back.
-        language_model: Whether the service reads with the language model.
         readings: Fewest readings to judge by.
         corrections: Fewest corrections to judge by.
         low: How much the share of readings of low confidence may grow, 0 to 1.
@@ -52,7 +50,7 @@ def watch(
     from handwriting.drift import DriftConfig
     from handwriting.store import join
 
-    found, page = watching.watch(join(bucket, layout.DATA), model or join(bucket, layout.MODELS), days, language_model,
+    found, page = watching.watch(join(bucket, layout.DATA), model or join(bucket, layout.MODELS), days,
                                  DriftConfig(readings, corrections, low, widths, unknown, certainty))
     for name, value in found.metrics().items():
         metrics.log_metric(name, value)

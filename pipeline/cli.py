@@ -258,8 +258,6 @@ def _add_drift(commands: Any) -> None:
     command.add_argument("--data", required=True, help="s3:// prefix or folder with user_data/")
     command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
     command.add_argument("--days", type=int, default=7, help="to look back")
-    command.add_argument("--language-model", action=argparse.BooleanOptionalAction, default=True,
-                         help="the service reads with the bundle's language model")
     command.add_argument("--report", type=Path, help="HTML file for figures, charts and the least certain lines")
     add_config(command, DriftConfig)
 
@@ -269,8 +267,7 @@ def drift_command(options: argparse.Namespace) -> Mapping[str, Any]:
     from handwriting.drift import DriftConfig
     from handwriting.watching import watch
 
-    found, report = watch(options.data, options.model, options.days, options.language_model,
-                          config_of(DriftConfig, options))
+    found, report = watch(options.data, options.model, options.days, config_of(DriftConfig, options))
     if options.report:
         options.report.write_text(report, "utf-8")
     return found.summary()

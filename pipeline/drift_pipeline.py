@@ -14,7 +14,6 @@ from pipeline.handwriting_pipeline import S3_SECRET, with_secrets
 def drift_pipeline(
     bucket: str = "s3://ocrpipeline",
     days: int = 7,
-    language_model: bool = True,
     readings: int = 200,
     corrections: int = 20,
     low: float = 0.05,
@@ -27,7 +26,6 @@ def drift_pipeline(
     Args:
         bucket: `s3://bucket` with what users sent under `data/user_data/`, and models.
         days: To look back.
-        language_model: Whether the service reads with the language model.
         readings: Fewest readings to judge by.
         corrections: Fewest corrections to judge by.
         low: How much the share of readings of low confidence may grow, 0 to 1.
@@ -36,6 +34,6 @@ def drift_pipeline(
         certainty: With which a change has to be greater than that, over 0.5 to below 1.
     """
     found = with_secrets(watch(
-        bucket=bucket, days=days, language_model=language_model, readings=readings, corrections=corrections, low=low,
-        widths=widths, unknown=unknown, certainty=certainty), S3_SECRET)
+        bucket=bucket, days=days, readings=readings, corrections=corrections, low=low, widths=widths, unknown=unknown,
+        certainty=certainty), S3_SECRET)
     found.set_caching_options(False)  # users have sent more, and another model may serve by now

@@ -18,7 +18,7 @@ from handwriting.ctc import Reading
 
 class Reader:
     version = "v1"
-    profile = None
+    profile = language_model = None
 
     @classmethod
     def fetch(cls, uri, threads=0, language_model=False):
@@ -70,6 +70,7 @@ class FakeReader:
 
     version = "0123abcd"
     alphabet = Alphabet(VIETNAMESE)
+    language_model = None
     profile = Profile(counted([320, 320, 700, 3000], WIDTHS), counted([0.84] + 19 * [0.95], CONFIDENCES), 200, 3)
 
     def read(self, pictures):

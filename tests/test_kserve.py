@@ -125,7 +125,7 @@ ModelServer(http_port=int(sys.argv[1]), enable_grpc=False).start([model])
 
 class FakeReader:
     version = "0123abcd"
-    profile = None
+    profile = language_model = None
 
     def read(self, pictures):
         return [READING] * len(pictures)

@@ -218,6 +218,7 @@ def test_accepted_pictures_are_kept_and_refused_ones_are_not(tmp_path):
     for file in files:
         reading = json.loads((tmp_path / "user_data" / "readings" / f"{file.stem}.json").read_text("utf-8"))
         assert (reading["text"], reading["confidence"], reading["version"]) == (TEXT, 0.8765, "0123abcd-c0de")
+        assert (reading["width"], reading["language_model"]) == (320, False)
         assert len(reading["characters"]) == len(TEXT) and file.stem.endswith("-0123abcd-c0de")
 
 

@@ -13,7 +13,7 @@ from handwriting.user_readings import Corrected, Seen, read_back
 UNTIL = datetime(2026, 11, 25, 12, tzinfo=UTC)
 WEEK = UNTIL - timedelta(7)
 READING = {"text": "Huế", "confidence": 0.9, "characters": [0.9] * 3, "version": "v1-c0de", "width": 320,
-           "picture": "d1"}
+           "language_model": False, "picture": "d1"}
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -35,7 +35,7 @@ def keep(data, when, content=READING):
 def test_readings_come_in_order_of_time_with_all_that_was_kept(data):
     later, sooner = (keep(data, UNTIL - timedelta(hours=hours)) for hours in (1, 2))
     assert read_back(data, WEEK, UNTIL).readings == [
-        Seen(name, "v1-c0de", "d1", "Huế", 0.9, 320) for name in (sooner, later)]
+        Seen(name, "v1-c0de", "d1", "Huế", 0.9, 320, False) for name in (sooner, later)]
 
 
 def test_a_week_begins_and_ends_to_the_second_and_weeks_share_nothing(data):
@@ -61,7 +61,7 @@ def test_what_people_corrected_is_told_apart(data):
 def test_what_older_predictors_kept_has_neither_width_nor_digest(tmp_path):
     data = open_store(str(tmp_path))
     name = keep(data, UNTIL - timedelta(1), {key: READING[key] for key in ("text", "confidence", "version")})
-    assert read_back(data, WEEK, UNTIL).readings == [Seen(name, "v1-c0de", name, "Huế", 0.9, 0)]
+    assert read_back(data, WEEK, UNTIL).readings == [Seen(name, "v1-c0de", name, "Huế", 0.9, 0, True)]
 
 
 @pytest.mark.parametrize("content", [

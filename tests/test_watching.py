@@ -21,7 +21,7 @@ from handwriting.drift_page import bars, drift_page
 from handwriting.errors import ConfigError, MissingError
 from handwriting.picture_files import new_name
 from handwriting.predictor import create_app
-from handwriting.profile import PROFILE
+from handwriting.profile import PROFILE, read_profile
 from handwriting.reader import Reader
 from handwriting.store import join, open_store, read_json, write_json
 from handwriting.user_data import KeepConfig, UserPictures
@@ -99,6 +99,14 @@ def test_what_came_a_moment_ago_counts(place):
     assert len(watch(place.data.root, join(place.root, "models"))[0].own) == 1
 
 
+@pytest.mark.parametrize("now", [False, True])
+def test_only_readings_with_the_language_model_or_without_it_are_compared_as_the_last_one_was(place, now):
+    place.keep(3, hours=2, language_model=not now)
+    place.keep(2, hours=1, language_model=now)
+    found, _ = place.watch()
+    assert len(found.own) == 2 and found.profile == read_profile(open_store(found.model), now)
+
+
 def test_the_same_picture_again_and_again_counts_once(place):
     place.keep(50, picture="probe")
     assert len(place.watch()[0].own) == 1
@@ -163,7 +171,7 @@ def test_what_users_sent_and_wrote_is_escaped_and_the_page_loads_nothing(place):
     sources = re.findall(r'(?:src|href)="([^"]{0,20})', page)
     assert sources and all(source.startswith("data:") for source in sources)
     assert "http" not in page and "@import" not in page
-    assert "<script" not in drift_page(found, [(np.zeros((4, 4), np.uint8), Seen(EVIL, "v", "p", EVIL, 0.5, 4))])
+    assert "<script" not in drift_page(found, [(np.zeros((4, 4), np.uint8), Seen(EVIL, "v", "p", EVIL, 0.5, 4, True))])
 
 
 def bars_of(svg):
@@ -205,7 +213,10 @@ def test_from_the_answer_of_a_predictor_to_the_page_through_a_real_bucket(bucket
     sent = {"file": (io.BytesIO(pictures[0].read_bytes()), "x"), "text": "Đường Láng №"}
     assert client.post("/correction", data=sent).status_code == 204
     store.close()
-    open_store(f"{uri}/data").write(f"user_data/readings/{new_name(datetime.now(UTC), 'v')}.json", b"{")
+    data = open_store(f"{uri}/data")
+    told = [json.loads(data.read(entry.key)).get("language_model") for entry in data.list("user_data/readings")]
+    assert (told.count(True), told.count(None)) == (20, 1)  # a correction says nothing of it
+    data.write(f"user_data/readings/{new_name(datetime.now(UTC), 'v')}.json", b"{")
     done, found = command("--data", f"{uri}/data", "--model", f"{uri}/models", "--readings", 20, "--report",
                           tmp_path / "drift.html")
     assert done.returncode == 0, done.stderr

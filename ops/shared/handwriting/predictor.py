@@ -85,7 +85,8 @@ class Predictor:
         self.metrics.count_readings(readings, self.profile)
         if keep and self.store is not None:
             for picture, reading in zip(pictures, readings):
-                self.store.offer(picture, {**reading_json(reading, self.version), "width": reading.width})
+                self.store.offer(picture, {**reading_json(reading, self.version), "width": reading.width,
+                                           "language_model": self.loaded().language_model is not None})
         return readings
 
     def _read_one(self, named: tuple[bytes, str]) -> "Reading":

@@ -29,6 +29,7 @@ class Seen(NamedTuple):
         text: The reading.
         confidence: 0 to 1.
         width: Of the line in px; 0 from predictors that kept none.
+        language_model: It helped with reading; true from predictors that kept no word of it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Seen(NamedTuple):
     text: str
     confidence: float
     width: int
+    language_model: bool
 
     @property
     def day(self) -> str:
@@ -113,7 +115,7 @@ def _read(data: Store, name: str) -> Seen | Corrected | None:
         if CORRECTION in found:
             return Corrected(picture, str(found[CORRECTION]))
         seen = Seen(name, str(found["version"]), picture, str(found["text"]), float(found["confidence"]),
-                    int(found.get("width", 0)))
+                    int(found.get("width", 0)), bool(found.get("language_model", True)))
     except (MissingError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
         return None
     return seen if 0 <= seen.confidence <= 1 and seen.width >= 0 else None

@@ -29,7 +29,8 @@ class Found(NamedTuple):
     Attributes:
         model: URI of the model that serves.
         kept: All that users sent, in which time.
-        own: The model's readings, each picture once: who asks with the same one again and again counts once.
+        own: The model's readings, with the language model or without it as the last one, each picture once: who asks
+            with the same one again and again counts once.
         corrections: The last one of each picture.
         profile: Of the model.
         week: Figures of its readings.
@@ -76,15 +77,14 @@ class Watched(NamedTuple):
     report: str
 
 
-def watch(data_uri: str, model_uri: str, days: int = 7, language_model: bool = True,
-          config: DriftConfig = DriftConfig(), until: datetime | None = None) -> Watched:
+def watch(data_uri: str, model_uri: str, days: int = 7, config: DriftConfig = DriftConfig(),
+          until: datetime | None = None) -> Watched:
     """Compares what users sent in the last days with what the model that serves learned from.
 
     Args:
         data_uri: Bucket prefix or folder that holds `user_data/`.
         model_uri: A bundle, or the root of models (the one that serves).
         days: To look back, 1 or more.
-        language_model: Whether the service reads with the language model.
         config: Limits.
         until: End of the time in UTC, not included; None for now, with the second that runs.
 
@@ -99,21 +99,24 @@ def watch(data_uri: str, model_uri: str, days: int = 7, language_model: bool = T
     bundle, data = open_store(find_bundle(model_uri)), open_store(data_uri)
     model = read_config(bundle)
     kept = read_back(data, end - timedelta(days), end)
-    found = _look(bundle.root, model, read_profile(bundle, language_model), kept, config)
+    found = _look(bundle, model, kept, config)
     log.info("%d files of %d days, %d damaged; %d readings by %s: %s, %s", kept.files, days, kept.damaged,
              len(found.own), model.version, found.verdict.word, "; ".join(found.verdict.reasons))
     return Watched(found, drift_page(found, _pictures(data, model, found.own)))
 
 
-def _look(uri: str, model: BundleConfig, profile: Profile | None, kept: Kept, config: DriftConfig) -> Found:
-    own = list({one.picture: one for one in kept.readings if _is_by(one.version, model.version)}.values())
+def _look(bundle: Store, model: BundleConfig, kept: Kept, config: DriftConfig) -> Found:
+    by_model = [one for one in kept.readings if _is_by(one.version, model.version)]
+    way = by_model[-1].language_model if by_model else True  # as the service reads now: either way has its confidences
+    own = list({one.picture: one for one in by_model if one.language_model == way}.values())
+    profile = read_profile(bundle, way)
     corrections = list({one.picture: one for one in kept.corrections}.values())
     alphabet = Alphabet(model.alphabet)
     strange = [alphabet.unknown(one.text) for one in corrections]
     week = Week(counted((one.confidence for one in own), CONFIDENCES),
                 sum(one.confidence <= profile.low for one in own) if profile else 0,
                 counted((one.width for one in own if one.width), WIDTHS), len(corrections), sum(map(bool, strange)))
-    return Found(uri, kept, own, corrections, profile, week, Counter(chain.from_iterable(strange)),
+    return Found(bundle.root, kept, own, corrections, profile, week, Counter(chain.from_iterable(strange)),
                  _scores(own, corrections), decide(profile, week, config))
 
 
