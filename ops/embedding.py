@@ -26,13 +26,15 @@ def slim(component: PythonComponent) -> PythonComponent:
     backend, which compares commands, would never find a cached step. Stands above `@dsl.component`.
 
     Raises:
-        ValueError: The component embeds nothing.
+        ValueError: The component embeds nothing, or KFP would open it in a way that is not known here.
     """
     command = component.component_spec.implementation.container.command
     command[-1], replaced = ARCHIVE.subn(_archive(command[-1]), command[-1])
     command[-1], opened = KIND.subn("bz2", command[-1])
-    if (replaced, opened) != (1, 1):
+    if replaced != 1:
         raise ValueError(f"{component.name} embeds {replaced} archives; give it embedded_artifact_path=SHARED")
+    if opened != 1:
+        raise ValueError(f"{component.name}: this version of KFP does not open its archive by `mode='r:gz'`; see KIND")
     return component
 
 

@@ -3,9 +3,10 @@
 import ast
 
 import pytest
+from kfp import dsl
 
 from handwriting.sources import package_sources
-from ops.embedding import without_prose
+from ops.embedding import slim, without_prose
 
 
 class Bare(ast.NodeTransformer):
@@ -42,3 +43,16 @@ def test_strings_that_look_like_comments_or_docstrings_stay():
 
 def test_a_body_of_a_docstring_alone_passes():
     assert without_prose('class E(Exception):\n    """Why."""\n') == "class E(Exception):\n    pass\n"
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("x = 1", "embeds 0 archives"),
+    ("import handwriting.layout\n__KFP_EMBEDDED_ARCHIVE_B64 = 'QUJD'\nopen(mode='r:zst')", "this version of KFP")])
+def test_what_cannot_be_slimmed_says_why(source, message):
+    @dsl.component(base_image="python:3.11")
+    def component():
+        pass
+
+    component.component_spec.implementation.container.command = [source]
+    with pytest.raises(ValueError, match=message):
+        slim(component)
