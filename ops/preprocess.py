@@ -16,7 +16,7 @@ def preprocess(
     metrics: Output[Metrics],
     rejects: Output[Artifact],
     alphabet: str = "",
-    height: int = 48,
+    height: int = 64,
     max_rejects: float = 0.2,
     sync: bool = True,
     captioning: str = "captioning",

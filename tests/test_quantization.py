@@ -9,6 +9,7 @@ import pytest
 from handwriting import quantization
 from handwriting.alphabet import Alphabet
 from handwriting.bundle import ONNX
+from handwriting.image import ImageConfig
 from handwriting.quantization import quantize
 from handwriting.reader import Reader
 
@@ -63,5 +64,6 @@ def test_a_bundle_has_8_bits_all_but_in_its_first_layer(tiny_bundle, tmp_path):
     makers = {output: node.op_type for node in nodes for output in node.output}
     weights = [makers.get(node.input[1]) for node in nodes if node.op_type == "Conv"]
     assert weights[0] is None and set(weights[1:]) == {"DequantizeLinear"} and len(weights) > 5
-    assert not [node for node in nodes if node.op_type == "LSTM"] and "DynamicQuantizeLSTM" in makers.values()
-    assert Reader.load(folder).read_pixels(np.full((48, 64), 255, np.uint8)).text is not None
+    assert {"DynamicQuantizeLSTM", "MatMulInteger"} < set(makers.values())
+    assert not {"LSTM", "MatMul", "Gemm"} & set(makers.values())
+    assert Reader.load(folder).read_pixels(np.full((ImageConfig().height, 64), 255, np.uint8)).text is not None

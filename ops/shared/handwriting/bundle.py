@@ -98,11 +98,11 @@ def fetch_bundle(uri: str, cache: Path) -> Path:
 
 
 def check_image(uri: str, bundle: ImageConfig, dataset: ImageConfig) -> None:
-    """Makes sure that a bundle reads lines scaled as a dataset's are.
+    """Makes sure that a bundle reads lines that were made as a dataset's were.
 
     Raises:
-        DataError: Height or image function differ.
+        DataError: The image function differs.
     """
-    if (bundle.height, bundle.version) != (dataset.height, dataset.version):
-        raise DataError(f"{uri} reads lines of {bundle.height} px (image function {bundle.version}), the dataset holds "
-                        f"{dataset.height} px (image function {dataset.version}); pack the data for this model")
+    if bundle.version != dataset.version:
+        raise DataError(f"{uri} reads lines of image function {bundle.version}, the dataset holds lines of "
+                        f"{dataset.version}; compare them with the version of this project that trained it")

@@ -44,6 +44,9 @@ def load_start(uri: str, model_config: ModelConfig, image: ImageConfig) -> Start
         raise DataError(f"{uri} has the network {found}, this run {model_config}; train with the bundle's sizes, "
                         "or from the start")
     check_image(uri, config.image, image)
+    if config.image.height != image.height:
+        raise DataError(f"{uri} reads lines of {config.image.height} px, the dataset holds {image.height} px; pack the "
+                        "data at that height, or train from the start")
     return Start(uri, load(bundle.read(WEIGHTS)), Alphabet(config.alphabet))
 
 

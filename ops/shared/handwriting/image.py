@@ -46,8 +46,8 @@ class ImageConfig:
         version: Part of a dataset's identity; raised here when the same bytes give other pixels than before.
     """
 
-    height: int = 48
-    max_width: int = 2560
+    height: int = 64
+    max_width: int = 3400
     min_side: int = 8
     max_pixels: int = 50_000_000
     version: int = 2
@@ -154,7 +154,8 @@ def normalize(grey: np.ndarray) -> np.ndarray:
         grey = WHITE - grey
     ink, paper = percentiles(grey, (INK_PERCENTILE, PAPER_PERCENTILE))
     contrast = max(float(paper - ink), LEAST_CONTRAST)
-    return np.clip((grey.astype(np.float32) - (paper - contrast)) * (WHITE / contrast), 0, WHITE).astype(np.uint8)
+    levels = np.arange(WHITE + 1, dtype=np.float32)
+    return cv2.LUT(grey, np.clip((levels - (paper - contrast)) * (WHITE / contrast), 0, WHITE).astype(np.uint8))
 
 
 def _light_on_dark(grey: np.ndarray) -> bool:

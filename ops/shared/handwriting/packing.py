@@ -29,7 +29,7 @@ from handwriting.store import CONNECTIONS, Entry, Store, join, open_store, read_
 
 log = logging.getLogger(__name__)
 
-SHARD_COLUMNS = 1 << 20  # columns of a full shard: 48 MiB at height 48, over a thousand lines
+SHARD_COLUMNS = 1 << 20  # columns of a full shard: 64 MiB at height 64, some 900 lines
 LABELS = "labels.json"
 FROM_LABELS = "labels"
 TRUST = ("test", "validation", "train")  # where one picture stands in several splits, the first of these keeps it

@@ -39,7 +39,8 @@ def quantize(network: Path, samples: Sequence[np.ndarray], lines: Sequence[np.nd
     fast = network.with_suffix(".int8")
     with _quiet():
         _quantize_convolutions(network, fast, samples)
-        quantize_dynamic(fast, fast, op_types_to_quantize=["LSTM"], weight_type=QuantType.QInt8, reduce_range=True)
+        quantize_dynamic(fast, fast, op_types_to_quantize=["LSTM", "MatMul"], weight_type=QuantType.QInt8,
+                         reduce_range=True)
     exact_cer, fast_cer = (_cer(path, lines, texts, alphabet) for path in (network, fast))
     if fast_cer > exact_cer + WORSE:
         log.warning("the 8-bit network reads validation lines at CER %.4f, the exact one at %.4f: keeping that",

@@ -1,0 +1,45 @@
+"""A bundle is scored as the predictor would read, also when it is of another height than the dataset."""
+
+import shutil
+
+import pytest
+
+from handwriting.bundle import CONFIG
+from handwriting.errors import DataError
+from handwriting.evaluation import evaluate
+from handwriting.image import ImageConfig
+from handwriting.labels import LabelConfig
+from handwriting.packing import PackConfig, pack_folder
+from handwriting.reader import Reader
+from handwriting.store import open_store, read_json, write_json
+
+
+@pytest.fixture
+def changed(tiny_bundle, tmp_path):
+    """Makes a copy of a bundle with another image function: `changed(height=32)`."""
+    def change(**image):
+        folder = open_store(str(shutil.copytree(tiny_bundle, tmp_path / "bundle")))
+        config = read_json(folder, CONFIG)
+        write_json(folder, CONFIG, config | {"image": config["image"] | image})
+        return folder.root
+    return change
+
+
+@pytest.mark.parametrize("height", [32, 96])
+def test_a_champion_of_another_height_reads_lines_in_its_own(tiny_bundle, sample_folder, small_dataset, tmp_path,
+                                                             monkeypatch, height):
+    other = pack_folder(str(sample_folder), str(tmp_path), PackConfig(image=ImageConfig(height=height)), LabelConfig())
+    own, heights, read = evaluate(str(tiny_bundle), small_dataset), set(), Reader.read_pixels
+    monkeypatch.setattr(Reader, "read_pixels", lambda self, line: (heights.add(len(line)), read(self, line))[1])
+    found = evaluate(str(tiny_bundle), other.uri)
+    assert heights == {ImageConfig().height} and found.scores.lines == own.scores.lines
+    assert found.scores.cer == pytest.approx(own.scores.cer, abs=0.05)
+
+
+def test_what_the_predictor_would_refuse_is_read_as_nothing(changed, small_dataset):
+    assert evaluate(changed(max_width=ImageConfig().height), small_dataset).scores.cer == 1
+
+
+def test_lines_of_another_image_function_are_refused(changed, small_dataset):
+    with pytest.raises(DataError, match="image function 1, .* lines of 2"):
+        evaluate(changed(version=1), small_dataset)
