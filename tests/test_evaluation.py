@@ -32,12 +32,12 @@ def test_a_champion_of_another_height_reads_lines_in_its_own(tiny_bundle, sample
     own, heights, read = evaluate(str(tiny_bundle), small_dataset), set(), Reader.read_pixels
     monkeypatch.setattr(Reader, "read_pixels", lambda self, line: (heights.add(len(line)), read(self, line))[1])
     found = evaluate(str(tiny_bundle), other.uri)
-    assert heights == {ImageConfig().height} and found.scores.lines == own.scores.lines
+    assert heights == {64} and found.scores.lines == own.scores.lines
     assert found.scores.cer == pytest.approx(own.scores.cer, abs=0.05)
 
 
 def test_what_the_predictor_would_refuse_is_read_as_nothing(changed, small_dataset):
-    assert evaluate(changed(max_width=ImageConfig().height), small_dataset).scores.cer == 1
+    assert evaluate(changed(max_width=64), small_dataset).scores.cer == 1
 
 
 def test_lines_of_another_image_function_are_refused(changed, small_dataset):

@@ -218,4 +218,4 @@ def test_the_same_seed_makes_the_same_inputs_and_another_seed_others():
 
 
 def test_each_kind_of_picture_can_be_read_as_long_as_nobody_damages_it():
-    assert {read_line(data, ImageConfig()).shape[0] for data in pictures().values()} == {ImageConfig().height}
+    assert {read_line(data, ImageConfig()).shape[0] for data in pictures().values()} == {64}

@@ -9,7 +9,6 @@ import pytest
 from handwriting import quantization
 from handwriting.alphabet import Alphabet
 from handwriting.bundle import ONNX
-from handwriting.image import ImageConfig
 from handwriting.quantization import quantize
 from handwriting.reader import Reader
 
@@ -66,4 +65,4 @@ def test_a_bundle_has_8_bits_all_but_in_its_first_layer(tiny_bundle, tmp_path):
     assert weights[0] is None and set(weights[1:]) == {"DequantizeLinear"} and len(weights) > 5
     assert {"DynamicQuantizeLSTM", "MatMulInteger"} < set(makers.values())
     assert not {"LSTM", "MatMul", "Gemm"} & set(makers.values())
-    assert Reader.load(folder).read_pixels(np.full((ImageConfig().height, 64), 255, np.uint8)).text is not None
+    assert Reader.load(folder).read_pixels(np.full((64, 64), 255, np.uint8)).text is not None

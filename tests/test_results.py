@@ -14,7 +14,6 @@ from tiny_run import lay_out, run_pipeline
 from handwriting import layout, report
 from handwriting.bundle import CURRENT
 from handwriting.errors import DataError, DeployError, ImageError, MissingError
-from handwriting.image import ImageConfig
 from handwriting.reader import Reader
 from handwriting.store import open_store, read_json, write_json
 from pipeline.results import Prediction, Table, curves, latest_model, metrics, predict, trained_model
@@ -139,7 +138,7 @@ def test_a_prediction_is_the_readers_beside_the_line(bucket):
     shown = found._repr_html_()
     (png,) = re.findall(r'src="data:image/png;base64,([^"]+)"', shown)
     drawn = cv2.imdecode(np.frombuffer(base64.b64decode(png), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert drawn.shape[0] == ImageConfig().height and np.array_equal(drawn, found.line)
+    assert drawn.shape[0] == 64 and np.array_equal(drawn, found.line)
     assert f"<td>{html.escape(found.text)}<td>{found.confidence:.1%}" in shown and repr(found.text) in repr(found)
 
 
@@ -156,8 +155,7 @@ def test_predictions_are_escaped():
 def test_a_service_reads_and_does_not_keep_the_picture(bucket, fake_server):
     fake_server.answers["POST /predict"] = [Answer(body={"text": "Hà Nội", "confidence": 0.9, "version": "v1"})]
     found = predict(f"{bucket}/{LINE}", url=f"{fake_server.url}/")
-    assert (found.text, found.confidence, found.version, found.line.shape[0]) == (
-        "Hà Nội", 0.9, "v1", ImageConfig().height)
+    assert (found.text, found.confidence, found.version, found.line.shape[0]) == ("Hà Nội", 0.9, "v1", 64)
     [(_, headers, _)] = fake_server.requests
     assert headers["X-Keep-Picture"] == "no" and headers["Accept"] == "application/json"
     assert "Authorization" not in headers

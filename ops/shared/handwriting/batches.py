@@ -18,7 +18,7 @@ from handwriting.distributed import Group
 from handwriting.image import to_input
 from handwriting.splicing import Letters, spliced
 
-BUFFER = 4  # shards shuffled together: some 4,000 lines
+BUFFER = 4  # shards shuffled together: some 3,600 lines
 BUCKET = 8  # batches of lines that are sorted by width together: little padding, yet every epoch mixes anew
 ROUND = 32  # px; oneDNN keeps about 1,000 kernels, and prepares as many anew for each shape; padding costs time too
 AHEAD = 2  # buckets prepared before they are needed

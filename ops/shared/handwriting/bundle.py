@@ -105,4 +105,4 @@ def check_image(uri: str, bundle: ImageConfig, dataset: ImageConfig) -> None:
     """
     if bundle.version != dataset.version:
         raise DataError(f"{uri} reads lines of image function {bundle.version}, the dataset holds lines of "
-                        f"{dataset.version}; compare them with the version of this project that trained it")
+                        f"{dataset.version}; use the version of this project that trained it")
