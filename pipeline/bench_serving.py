@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handwriting import access
-from handwriting.admission import cores
+from handwriting.cores import cores
 from pipeline.predictor_client import multipart, resident
 from pipeline.servers import ProcessServer, free_port
 

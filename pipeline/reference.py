@@ -65,11 +65,12 @@ class ReferenceLines(TorchDataset):
 
 def train_epoch(items: Sequence[Item]) -> float:
     """Trains one epoch from new weights, as the tutorial does; returns its mean character accuracy on these lines."""
-    network = ReferenceNetwork()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = ReferenceNetwork().to(device)
     optimizer = torch.optim.Adam(network.parameters())
     accuracies: list[float] = []
     for images, texts in DataLoader(ReferenceLines(items), BATCH, num_workers=WORKERS, collate_fn=_collate):
-        log_probs_TBK = network(images)
+        log_probs_TBK = network(images.to(device))
         ids = [[FIRST + VIETNAMESE.index(c) for c in text if c in VIETNAMESE] for text in texts]
         loss = nn.functional.ctc_loss(
             log_probs_TBK, torch.tensor(sum(ids, [])), torch.full((len(ids),), len(log_probs_TBK)),

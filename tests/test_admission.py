@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from handwriting.admission import Gate, cores
+from handwriting.admission import Gate
 from handwriting.protocols import Refused
 
 
@@ -61,9 +61,3 @@ def test_a_request_of_many_pictures_lets_others_in_between():
     gate.map(work, ["one"])
     many.join()
     assert len(done) == 101 and done.index("one") < 50
-
-
-@pytest.mark.parametrize("limits, found", [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)])
-def test_the_cores_of_a_pod_are_its_share(tmp_path, limits, found):
-    (tmp_path / "cpu.max").write_text(limits)
-    assert cores(tmp_path / "cpu.max") == (found or cores(tmp_path / "nothing"))

@@ -1,14 +1,16 @@
 """Training on a few drawn lines: it learns, it can be killed, it says what is wrong."""
 
 import json
+import multiprocessing
 import re
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
 from handwriting import runs, sources, training
-from handwriting.batches import BUFFER, Batch, LeftOut, TrainingLines, buckets
+from handwriting.batches import BUFFER, Batch, Feeding, LeftOut, TrainingLines, buckets
 from handwriting.bundle import CONFIG, ONNX, WEIGHTS
 from handwriting.alphabet import Alphabet
 from handwriting.dataset import Dataset, Line
@@ -145,7 +147,7 @@ def test_a_line_that_says_something_else_than_its_label_is_left_out_and_named(da
     other = TrainingLines(dataset, lines, trainer.alphabet)
     other.load_state(trainer.training_lines.state())
     assert (other.lines, other.left_out) == (trainer.training_lines.lines, trainer.training_lines.left_out)
-    assert len(other.starts) == len(other.lines)
+    assert len(other.source.starts) == len(other.lines)
 
 
 def test_a_network_that_errs_everywhere_leaves_no_line_out(dataset, monkeypatch):
@@ -154,6 +156,30 @@ def test_a_network_that_errs_everywhere_leaves_no_line_out(dataset, monkeypatch)
     monkeypatch.setattr(training, "lacks_a_passage", lambda *_: True)
     trainer.find_letters()
     assert trainer.training_lines.lines == lines
+
+
+def test_other_processes_change_lines_as_this_one_does(dataset):
+    alphabet, lines = Alphabet(dataset.manifest.alphabet), dataset.lines("train")
+    starts = {line: np.linspace(0, line.width, len(line.text) + 1).astype(int) for line in lines}
+    here = TrainingLines(dataset, lines, alphabet)
+    with closing(TrainingLines(dataset, lines, alphabet, Feeding(processes=2, threads=2))) as there:
+        for number in range(2):
+            expected, found = ([part for parts in some.batches(4, 2, 1.0, (0, number)) for part in parts]
+                               for some in (here, there))
+            assert [part.lines for part in found] == [part.lines for part in expected]
+            assert all(a.images.equal(b.images) for a, b in zip(found, expected, strict=True))
+            for some in (here, there):  # the processes must notice
+                some.take_letters(starts, [LeftOut(lines[0].key, "", "")])
+
+
+def test_a_killed_process_that_prepares_lines_is_a_clear_error(dataset):
+    alphabet = Alphabet(dataset.manifest.alphabet)
+    with closing(TrainingLines(dataset, dataset.lines("train"), alphabet, Feeding(processes=1))) as lines:
+        assert list(lines.batches(4, 1, 1.0, (0, 1)))
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(DataError, match="processes that prepare lines was killed; give training more memory"):
+            list(lines.batches(4, 1, 1.0, (0, 2)))
 
 
 def test_batches_hold_paper_right_of_each_line(dataset):

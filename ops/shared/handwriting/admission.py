@@ -1,10 +1,8 @@
 """Lets in what can be answered soon, and refuses the rest at once: a long queue makes every answer late."""
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Self, TypeVar
 
 from handwriting.protocols import Refused
@@ -59,17 +57,3 @@ class Gate:
         """
         if self.inside >= self.most:
             raise Refused(503, "busy", f"{self.inside} requests are waiting already; try again in a few seconds")
-
-
-def cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Returns how many cores this process may use, at least 1: those of the machine, or the pod's share of them.
-
-    Args:
-        limits: Microseconds of all cores together in each period, and the period (cgroup v2); "max" for no limit.
-    """
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = limits.read_text("utf-8").split()
-        return max(1, min(there, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return there

@@ -1,9 +1,9 @@
-"""Brings lines to the network: order, splicing, augmentation, padding, and a thread that prepares the next batches."""
+"""Brings lines to the network: order, batches of like width, padding, and a thread that prepares the next ones."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -11,28 +11,41 @@ import torch
 from torch import Tensor
 
 from handwriting.alphabet import Alphabet
-from handwriting.augment import augment
-from handwriting.ctc import frames_needed, steps
+from handwriting.changing import Changed, Changer, Source
+from handwriting.ctc import steps
 from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
 from handwriting.image import to_input
-from handwriting.splicing import Letters, spliced
 
 BUFFER = 4  # shards shuffled together: some 3,600 lines
 BUCKET = 8  # batches of lines that are sorted by width together: little padding, yet every epoch mixes anew
-ROUND = 32  # px; oneDNN keeps about 1,000 kernels, and prepares as many anew for each shape; padding costs time too
-AHEAD = 2  # buckets prepared before they are needed
-SPLICED = 0.6  # of the lines, at full strength of augmentation
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Feeding(NamedTuple):
+    """How batches are made, to suit the device that learns from them.
+
+    Attributes:
+        processes: That change lines beside this one; 0 for none.
+        threads: Buckets in the making at once.
+        ahead: Buckets made before they are needed.
+        multiple: Of px to which lines are padded. A library prepares kernels anew for each shape (oneDNN keeps about
+            1,000 of them, cuDNN takes some tenths of a second a shape); padding costs time too.
+    """
+
+    processes: int = 0
+    threads: int = 1
+    ahead: int = 2
+    multiple: int = 32
 
 
 class Batch(NamedTuple):
     """Lines ready for the network.
 
     Attributes:
-        images: float32 [B, 1, height, width], padded on the right with paper (0) to a multiple of ROUND.
+        images: float32 [B, 1, height, width], padded on the right with paper (0).
         steps: int64 [B], time steps of each line without padding.
         targets: int64 [sum of lengths], class ids of all lines one after another; empty for reading alone.
         lengths: int64 [B], characters of each line.
@@ -92,34 +105,52 @@ class TrainingLines:
         dataset: Has the lines' pixels.
         lines: The lines to visit.
         alphabet: Gives the targets.
+        feeding: How batches are made.
 
     Attributes:
-        starts: Where each line's letters begin, as in Letters; empty until that is known, and nothing is spliced.
         left_out: Lines that are visited no more.
     """
 
-    def __init__(self, dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet):
-        self.dataset, self.lines, self.alphabet = dataset, lines, alphabet
-        self.starts: list[np.ndarray] = []
+    def __init__(self, dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet, feeding: Feeding = Feeding()):
+        self.alphabet, self.feeding = alphabet, feeding
+        self.source, self.changer = Source(dataset, alphabet, list(lines)), Changer(feeding.processes)
         self.left_out: list[LeftOut] = []
 
-    def leave_out(self, rows: Sequence[LeftOut]) -> None:
-        """Visits some lines no more."""
+    @property
+    def lines(self) -> list[Line]:
+        """The lines to visit."""
+        return self.source.lines
+
+    def take_letters(self, starts: dict[Line, np.ndarray], left_out: Sequence[LeftOut] = ()) -> None:
+        """Splices lines from now on.
+
+        Args:
+            starts: Where each line's letters begin, as in Letters.
+            left_out: Lines to visit no more.
+        """
+        self._leave_out(left_out)
+        self.source = replace(self.source, starts=[starts[line] for line in self.lines])
+
+    def close(self) -> None:
+        """Ends the processes that change lines, if there are any."""
+        self.changer.end()
+
+    def _leave_out(self, rows: Sequence[LeftOut]) -> None:
         self.left_out = list(rows)
         keys = {row.key for row in rows}
-        self.lines = [line for line in self.lines if line.key not in keys]
+        self.source = replace(self.source, lines=[line for line in self.lines if line.key not in keys])
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint must hold: lines left out, and the starts of the others one after another."""
         return {"left_out": [list(row) for row in self.left_out],
-                "starts": torch.tensor(np.concatenate([[], *self.starts]), dtype=torch.int32)}
+                "starts": torch.tensor(np.concatenate([[], *self.source.starts]), dtype=torch.int32)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes what `state` returned."""
-        self.leave_out([LeftOut(*row) for row in state["left_out"]])
+        self._leave_out([LeftOut(*row) for row in state["left_out"]])
         starts = state["starts"].cpu().numpy()
         ends = np.cumsum([len(line.text) + 1 for line in self.lines])
-        self.starts = np.split(starts, ends[:-1]) if len(starts) else []
+        self.source = replace(self.source, starts=np.split(starts, ends[:-1]) if len(starts) else [])
 
     def batches(self, size: int, parts: int, strength: float, seed: tuple[int, ...],
                 group: Group = Group()) -> Iterator[list[Batch]]:
@@ -134,33 +165,17 @@ class TrainingLines:
         """
         def make(bucket: Bucket) -> list[list[Batch]]:
             """Batches lines of like width, as they are after all changes, so that little of a batch is padding."""
-            changed = [self._changed(i, bucket.buffer, strength, np.random.default_rng((*seed, i)))
-                       for i in bucket.lines]
+            changed = self.changer.changed(self.source, bucket.lines, bucket.buffer, strength, seed)
             changed.sort(key=lambda item: item[1].shape[1])
             order = np.random.default_rng((*seed, bucket.lines[0], 1)).permutation(math.ceil(len(changed) / size))
-            return [[_batch(changed[i:min(i + share, start + size)], self.alphabet)
+            return [[_batch(changed[i:min(i + share, start + size)], self.feeding.multiple, self.alphabet)
                      for i in range(start, min(start + size, len(changed)), share)]
                     for start in (order * size).tolist()]
 
         share = math.ceil(size / parts)
-        for batches in _prepared(buckets(self.lines, size, np.random.default_rng(seed), group), make):
+        todo = buckets(self.lines, size, np.random.default_rng(seed), group)
+        for batches in _prepared(todo, make, self.feeding.threads, self.feeding.ahead):
             yield from batches
-
-    def _changed(self, i: int, buffer: list[int], strength: float,
-                 rng: np.random.Generator) -> tuple[Line, np.ndarray]:
-        """Splices and augments a line unless that would leave CTC too few time steps for its text."""
-        line = self.lines[i]
-        if self.starts and rng.random() < SPLICED * strength:
-            pixels, text = spliced(self._letters(i), lambda: self._letters(buffer[rng.integers(len(buffer))]), rng)
-        else:
-            pixels, text = self.dataset.pixels(line), line.text
-        pixels = augment(pixels, strength, rng)
-        if steps(pixels.shape[1]) < frames_needed(self.alphabet.encode(text)):
-            return line, self.dataset.pixels(line)
-        return line._replace(text=text), pixels
-
-    def _letters(self, i: int) -> Letters:
-        return Letters(self.lines[i].text, self.starts[i], partial(self.dataset.pixels, self.lines[i]))
 
 
 def reading_groups(lines: Sequence[Line], size: int = 16) -> list[list[Line]]:
@@ -171,12 +186,12 @@ def reading_groups(lines: Sequence[Line], size: int = 16) -> list[list[Line]]:
 
 def reading_batch(dataset: Dataset, group: Sequence[Line]) -> Batch:
     """Returns lines as they are, without targets."""
-    return _batch([(line, dataset.pixels(line)) for line in group], None)
+    return _batch([(line, dataset.pixels(line)) for line in group], Feeding().multiple)
 
 
-def _batch(items: Sequence[tuple[Line, np.ndarray]], alphabet: Alphabet | None) -> Batch:
+def _batch(items: Sequence[Changed], multiple: int, alphabet: Alphabet | None = None) -> Batch:
     widths = [pixels.shape[1] for _, pixels in items]
-    padded = -(-max(widths) // ROUND) * ROUND
+    padded = -(-max(widths) // multiple) * multiple
     images = np.zeros((len(items), 1, items[0][1].shape[0], padded), np.float32)
     for row, (_, pixels) in zip(images, items):
         row[0, :, :pixels.shape[1]] = to_input(pixels)
@@ -186,11 +201,11 @@ def _batch(items: Sequence[tuple[Line, np.ndarray]], alphabet: Alphabet | None) 
                  [line for line, _ in items])
 
 
-def _prepared(todo: Sequence[T], make: Callable[[T], R]) -> Iterator[R]:
-    """Makes things in a thread ahead of their use: NumPy and OpenCV let go of the interpreter while they work."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = [pool.submit(make, item) for item in todo[:AHEAD]]
-        for item in todo[AHEAD:]:
+def _prepared(todo: Sequence[T], make: Callable[[T], R], threads: int, ahead: int) -> Iterator[R]:
+    """Makes things in threads ahead of their use: NumPy and OpenCV let go of the interpreter while they work."""
+    with ThreadPoolExecutor(threads, "prepare") as pool:
+        waiting = [pool.submit(make, item) for item in todo[:ahead]]
+        for item in todo[ahead:]:
             yield waiting.pop(0).result()
             waiting.append(pool.submit(make, item))
         yield from (made.result() for made in waiting)

@@ -104,7 +104,6 @@ class Dataset:
         self.uri = resolve(uri, MANIFEST)
         self.cache = cache
         self.manifest = read_manifest(open_store(self.uri))
-        self.siblings: Store = open_store(str(self.uri).rpartition("/")[0] or ".")
         self.all_lines = read_lines(open_store(self.uri))
         self._shards: dict[str, tuple[Path, int]] = {}
 
@@ -123,8 +122,7 @@ class Dataset:
     def pixels(self, line: Line, begin: int = 0, end: int | None = None) -> np.ndarray:
         """Returns a line, or its columns from `begin` to before `end`, as uint8 [height, width], paper 255."""
         width = (line.width if end is None else end) - begin
-        if line.shard not in self._shards:
-            self._shards[line.shard] = self._fetch(line.shard)
+        self.fetch([line.shard])
         path, offset = self._shards[line.shard]
         height = self.manifest.image.height
         columns = np.fromfile(path, np.uint8, count=width * height, offset=offset + (line.start + begin) * height)
@@ -132,15 +130,22 @@ class Dataset:
             raise DataError(f"{self.uri}: shard {line.shard} is shorter than its index says; pack the data again")
         return np.ascontiguousarray(columns.reshape(width, height).T)
 
+    def fetch(self, shards: Iterable[str]) -> None:
+        """Brings shards to the local disk, those that are not there yet."""
+        for shard in shards:
+            if shard not in self._shards:
+                self._shards[shard] = self._fetch(shard)
+
     def _fetch(self, shard: str) -> tuple[Path, int]:
         """Brings a shard to the local disk; returns its path and where its pixels begin."""
         path = self.cache / shard.replace("/", "-")
+        siblings = open_store(self.uri.rpartition("/")[0] or ".")
         if not path.exists():
-            self.siblings.download(shard, path)
+            siblings.download(shard, path)
         with path.open("rb") as file:
             if digest(file.read()) != Path(shard).stem:
                 path.unlink()
-                raise DataError(f"{join(self.siblings.root, shard)} is damaged: its content does not match its name; "
+                raise DataError(f"{join(siblings.root, shard)} is damaged: its content does not match its name; "
                                 "delete it and pack the data again")
             file.seek(0)
             np.lib.format.read_magic(file)

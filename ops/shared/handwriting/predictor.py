@@ -11,7 +11,8 @@ from flask import Flask, Response, current_app, jsonify, request
 
 from handwriting import ml_backend, openapi, refusals
 from handwriting.access import check
-from handwriting.admission import Gate, cores
+from handwriting.admission import Gate
+from handwriting.cores import cores
 from handwriting.errors import ImageError
 from handwriting.layout import FIELD, MODEL_NAME, VERSION_HEADER
 from handwriting.monitoring import Metrics, Monitor

@@ -16,11 +16,12 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 Network = TypeVar("Network", bound=nn.Module)
 
+READERS = 4  # threads that prepare lines to read for a GPU
 LEAST = 4  # lines of a part: batch normalisation takes its statistics from fewer poorly
 
 
 class Replicas(Generic[Network]):
-    """Copies of a network with weights in common and gradients of their own.
+    """Copies of a network with weights in common and gradients of their own; on a GPU the network alone.
 
     Args:
         model: The network; its weights are the ones that all copies use, and its buffers the ones that count.
@@ -29,14 +30,15 @@ class Replicas(Generic[Network]):
     """
 
     def __init__(self, model: Network, batch: int, most: int | None = None):
-        threads = torch.get_num_threads()
+        cores = torch.get_num_threads()
         on_cpu = next(model.parameters()).device.type == "cpu"
-        self.count = max(1, min(most or threads, threads, batch // LEAST)) if on_cpu else 1
+        self.count = max(1, min(most or cores, cores, batch // LEAST)) if on_cpu else 1
         self.models = [model, *(_twin(model) for _ in range(self.count - 1))]
-        self.pool = ThreadPoolExecutor(self.count, "replica", torch.set_num_threads, (max(1, threads // self.count),))
+        threads = self.count if on_cpu else min(READERS, cores)
+        self.pool = ThreadPoolExecutor(threads, "replica", torch.set_num_threads, (max(1, cores // threads),))
 
     def map(self, function: Callable[[Part], Result], parts: Iterable[Part]) -> list[Result]:
-        """Calls a function that only reads the network for each part, a thread a core."""
+        """Calls a function that only reads the network for each part, in as many threads as are worth it."""
         return list(self.pool.map(function, parts))
 
     def learn(self, parts: Sequence[Part], loss_of: Callable[[int, Network, Part], Tensor]) -> None:

@@ -16,8 +16,9 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import AppImportError
 
-from handwriting.admission import Gate, cores
+from handwriting.admission import Gate
 from handwriting.allocation import return_freed_memory
+from handwriting.cores import cores
 from handwriting.errors import ConfigError, HandwritingError
 from handwriting.layout import (KEEP_SHARE_VARIABLE, LANGUAGE_MODEL_VARIABLE, METRICS_FOLDER, MODEL_NAME,
                                 SPOOL_VARIABLE, VERSION_VARIABLE)

@@ -4,12 +4,14 @@ A run is repeatable: the same dataset, settings and seed give the same weights o
 went on from its checkpoint (unless a time limit shapes the schedule).
 """
 
+import copy
 import io
 import logging
 import math
 import pickle
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -18,18 +20,18 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from handwriting.allocation import keep_freed_memory
 from handwriting.alphabet import Alphabet
 from handwriting.batches import Batch, LeftOut, TrainingLines, reading_batch, reading_groups
+from handwriting.cores import cores
 from handwriting.ctc import decode_greedy
 from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
 from handwriting.errors import DataError, StoreError
 from handwriting.finetuning import Start, fitted
-from handwriting.hardware import fast_bfloat16
+from handwriting.hardware import fast_bfloat16, feeding
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.losses import ctc_loss, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
@@ -41,7 +43,6 @@ from handwriting.store import Store
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
@@ -50,7 +51,7 @@ FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat 
 CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
 SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
 MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
-AVERAGE_DECAY = 0.99
+AVERAGE_DECAY = 0.99  # of the averaged weights, a step; less while few steps were made
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,22 @@ class Trainer:
     def __init__(self, dataset: Dataset, model_config: ModelConfig, config: TrainConfig, store: Store | None = None,
                  checkpoint_seconds: float = 30.0, group: Group = Group()):
         keep_freed_memory()
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))  # PyTorch sees those of a pod's whole machine
         cv2.setNumThreads(1)  # augmentation runs beside the network, which has the cores
         torch.manual_seed(config.seed)
         self.dataset, self.config, self.store, self.checkpoint_seconds = dataset, config, store, checkpoint_seconds
         self.group, self.batch = group, math.ceil(config.batch / group.size)
         self.alphabet = Alphabet(dataset.manifest.alphabet)
-        self.training_lines = TrainingLines(dataset, dataset.lines("train"), self.alphabet)
-        self.validation_lines = dataset.lines("validation")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.training_lines = TrainingLines(dataset, dataset.lines("train"), self.alphabet, feeding(self.device))
+        self.validation_lines = dataset.lines("validation")
         self.half = fast_bfloat16(self.device)
         self.model = CRNN(model_config, self.alphabet.classes, dataset.manifest.image.height).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.replicas = Replicas(self.model, self.batch, most=1 if group.size > 1 else None)
         self.together = group.wrap(Heads(self.model))
-        self.average = AveragedModel(self.model, multi_avg_fn=average_, use_buffers=True)
+        self.average = copy.deepcopy(self.model)
+        self._averages, self._values = _floats(self.average), _floats(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay, fused=True)
         self.step, self.seconds, self.flat_steps = 0, 0.0, FLAT_STEPS
@@ -133,7 +136,7 @@ class Trainer:
         """Takes the weights of a bundle; a checkpoint of this very run counts more."""
         weights = fitted(start, self.model.state_dict(), self.alphabet)
         self.model.load_state_dict(weights)
-        self.average.module.load_state_dict(weights)
+        self.average.load_state_dict(weights)
         self.flat_steps = 0  # these weights know where letters stand
         log.info("starting from %s, %d of its %d letters", start.uri,
                  len(set(start.alphabet.characters) & set(self.alphabet.characters)), len(start.alphabet))
@@ -144,13 +147,14 @@ class Trainer:
         for epoch in self.history:
             on_epoch(epoch)
         saved = began = time.monotonic() - self.seconds
-        while not self._done():
-            epoch = self._epoch(began)
-            on_epoch(epoch)
-            if time.monotonic() - saved >= self.checkpoint_seconds:
-                self._save()
-                saved = time.monotonic()
-        self.average.module.load_state_dict(self.best_weights)  # `read` reads with them
+        with closing(self.training_lines):
+            while not self._done():
+                epoch = self._epoch(began)
+                on_epoch(epoch)
+                if time.monotonic() - saved >= self.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+        self.average.load_state_dict(self.best_weights)  # `read` reads with them
         return Trained(self.best_weights, self.best, self.history, self.training_lines.left_out)
 
     def _done(self) -> bool:
@@ -180,7 +184,7 @@ class Trainer:
         self.history.append(epoch)
         if self.best is epoch:
             self.best_weights = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                                 for name, value in self.average.module.state_dict().items()}
+                                 for name, value in self.average.state_dict().items()}
         log.info("epoch %d of %d: loss %.3f, validation CER %.4f, exact %.3f, %.0f s", number, self.config.epochs,
                  loss, scores.cer, scores.exact, self.seconds)
         return epoch
@@ -199,7 +203,7 @@ class Trainer:
         if strength is None:
             growth = (self._progress() - CALM) / (FULL - CALM)
             strength = self.config.augmentation * min(1.0, max(0.0, growth))
-        if strength and self._progress() >= SPLICING and not self.training_lines.starts:
+        if strength and self._progress() >= SPLICING and not self.training_lines.source.starts:
             self.find_letters()
         batches = self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
                                               self.group)
@@ -223,7 +227,7 @@ class Trainer:
         """
         self._set_learning_rate()
         lines = [line for part in parts for line in part.lines]
-        losses = [0.0] * len(parts)
+        losses = [torch.tensor(0.0)] * len(parts)
         flat = self.step < self.flat_steps and self._progress() < FLAT_SHARE
 
         def loss_of(replica: int, model: CRNN, part: Batch) -> Tensor:
@@ -233,17 +237,17 @@ class Trainer:
                 heads = heads_of(self._images(part))
             share = len(part.lines) / len(lines)
             loss, shortcut = (ctc_loss(head, part) * share for head in heads)
-            losses[replica] = loss.item()
+            losses[replica] = loss.detach()
             return flat_loss(heads[1], part) * share if flat else loss + SHORTCUT_WEIGHT * shortcut
 
         self.replicas.learn(parts, loss_of)
-        loss = sum(losses)
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        torch._foreach_lerp_(self._averages, self._values, 1 - min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step)))
+        loss = sum(part.item() for part in losses)  # waits for a GPU, so that all else is on its way there before
         if not math.isfinite(loss):
             raise DataError(f"the loss is {loss} in epoch {number}, step {self.step}, lines "
                             f"{[line.key for line in lines]}; lower learning_rate, or look at these pictures")
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
         return loss
 
     def find_letters(self) -> None:
@@ -259,9 +263,8 @@ class Trainer:
         found = dict(self._read_together(lines.lines, look))
         doubtful = [LeftOut(line.key, line.text, reading) for line, (_, reading) in found.items()
                     if lacks_a_passage(line.text, reading)]
-        if len(doubtful) <= MOST_DOUBTFUL * len(found):
-            lines.leave_out(doubtful)
-        lines.starts = [found[line][0] for line in lines.lines]
+        lines.take_letters({line: starts for line, (starts, _) in found.items()},
+                           doubtful if len(doubtful) <= MOST_DOUBTFUL * len(found) else ())
         log.info("new lines are spliced of %d from now on; %d say something else than their labels and are left out",
                  len(lines.lines), len(lines.left_out))
 
@@ -281,7 +284,7 @@ class Trainer:
         Returns:
             Each line with what the function made of it, narrow lines first.
         """
-        model = self.average.module.eval()
+        model = self.average.eval()
 
         @torch.inference_mode()
         def read_group(group: list[Line]) -> list[tuple[Line, T]]:
@@ -344,18 +347,6 @@ class Trainer:
         log.info("resumed after epoch %d from %s/%s", len(self.history), self.store.root, CHECKPOINT)
 
 
-@torch.no_grad()
-def average_(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
-    """Moves averages towards values in place, exponentially; over a shorter window while few values were seen.
-
-    Args:
-        averages: Tensors of one type.
-        values: The current ones of the network.
-        count: Values seen before.
-    """
-    share = 1 - min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
-    if averages[0].is_floating_point():
-        torch._foreach_lerp_(averages, values, share)
-    else:  # counters of batch normalisation
-        for average, value in zip(averages, values):
-            average.copy_(value)
+def _floats(model: nn.Module) -> list[Tensor]:
+    """Returns what of a network is averaged: weights, and the statistics of batch normalisation."""
+    return [value for value in model.state_dict().values() if value.is_floating_point()]
