@@ -116,7 +116,7 @@ def test_the_way_back_calls_the_deployment_rightly(monkeypatch):
 
 
 def test_the_gpu_line_compiles_for_an_image_with_the_pinned_torch(tmp_path):
-    [line] = re.findall(r"^python (compile\.py --gpus .*)$", GUIDE, re.MULTILINE)
+    [line] = re.findall(r"^python (compile\.py --gpus .*)$", GUIDE.replace("\\\n", ""), re.MULTILINE)
     subprocess.run([sys.executable, *shlex.split(line), "--out", str(tmp_path)], cwd=ROOT, check=True,
                    capture_output=True)
     [torch] = [package for package in requirements("train") if package.startswith("torch==")]
