@@ -17,6 +17,7 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, get_args_parser
 from torch.nn.parallel import DistributedDataParallel
 
+from handwriting.cores import cores
 from handwriting.errors import DataError
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ def launch(count: int, function: Callable[..., Any], *arguments: Any) -> None:
         DataError: It failed in one of them.
     """
     # each process its cores, and no warning of the launcher's; PyTorch reads it at its import there
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     alone = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid.uuid4()}"]
     meeting = [f"--rdzv-conf=timeout={PATIENCE}"] if _nodes() > 1 else alone
     line = [*meeting, f"--nproc-per-node={count}", "--max-restarts=0", "--module", "none"]
