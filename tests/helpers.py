@@ -2,6 +2,8 @@
 
 import io
 import random
+import time
+from pathlib import Path
 from zlib import crc32
 
 from PIL import Image, ImageDraw
@@ -84,3 +86,19 @@ class BrokenReader(FakeReader):
 
     def read(self, pictures):
         raise RuntimeError("a bug of ours")
+
+
+def alive(pid: int) -> bool:
+    """Tells whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    """Tells whether a process ends soon."""
+    end = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not alive(pid)

@@ -5,13 +5,13 @@ import stat
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 from pathlib import Path
 
 import boto3
 import pytest
 import requests
+from helpers import alive, gone
 
 from handwriting.errors import HandwritingError
 from pipeline import servers
@@ -28,21 +28,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 {extra}
 http.server.HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
 """
-
-
-def alive(pid):
-    """Tells whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def gone(pid, seconds=10):
-    end = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < end:
-        time.sleep(0.05)
-    return not alive(pid)
 
 
 def echo(folder, extra="", probe="/ready", **options):

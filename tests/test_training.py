@@ -3,11 +3,14 @@
 import json
 import multiprocessing
 import re
+import subprocess
+import sys
 from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
+from helpers import gone
 
 from handwriting import runs, sources, training
 from handwriting.batches import BUFFER, Batch, Feeding, LeftOut, TrainingLines, buckets
@@ -180,6 +183,28 @@ def test_a_killed_process_that_prepares_lines_is_a_clear_error(dataset):
             child.kill()
         with pytest.raises(DataError, match="processes that prepare lines was killed; give training more memory"):
             list(lines.batches(4, 1, 1.0, (0, 2)))
+
+
+TRAINS_FOR_EVER = """
+import multiprocessing, time
+from pathlib import Path
+from handwriting.alphabet import Alphabet
+from handwriting.batches import Feeding, TrainingLines
+from handwriting.dataset import Dataset
+dataset = Dataset({uri!r}, Path({cache!r}))
+lines = TrainingLines(dataset, dataset.lines("train"), Alphabet(dataset.manifest.alphabet), Feeding(processes=2))
+list(lines.batches(4, 1, 1.0, (0, 1)))
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+time.sleep(600)
+"""
+
+
+def test_processes_that_prepare_lines_end_when_training_is_killed(dataset):
+    code = TRAINS_FOR_EVER.format(uri=dataset.uri, cache=str(dataset.cache))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as training_run:
+        children = [int(pid) for pid in training_run.stdout.readline().split()]
+        training_run.kill()
+    assert len(children) == 2 and all(map(gone, children))
 
 
 def test_batches_hold_paper_right_of_each_line(dataset):

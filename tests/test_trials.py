@@ -2,10 +2,10 @@
 
 import os
 import sys
-import time
 
 import optuna
 import pytest
+from helpers import gone
 
 from handwriting.component import Step
 from handwriting.errors import DataError
@@ -60,20 +60,7 @@ time.sleep(60)
     with pytest.raises(optuna.TrialPruned):
         trial_of(step(program), {}, tmp_path)(VALUES, stop)
     for pid in (tmp_path / "pids").read_text().split():
-        assert ended(int(pid))
-
-
-def ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that nobody has waited for yet."""
-    for _ in range(50):
-        try:
-            with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-                if stat.read().split()[2] == "Z":
-                    return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.1)
-    return False
+        assert gone(int(pid))
 
 
 def test_a_trial_runs_the_python_of_the_search(tmp_path):

@@ -3,13 +3,14 @@
 Python threads would not do beside a GPU: they wait for each other, and so does the one that feeds it.
 """
 
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import cv2
 import numpy as np
@@ -121,6 +122,15 @@ _sources: list[Source] = []  # in one of the other processes, the one that it wa
 def _begin(source: Source) -> None:
     _sources.append(source)
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that learns was killed: it would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _changed(buffer: Sequence[int], strength: float, seed: tuple[int, ...], i: int) -> Changed:
