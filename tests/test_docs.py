@@ -20,6 +20,7 @@ from pipeline.drift_pipeline import drift_pipeline
 from pipeline.handwriting_pipeline import SECRETS, handwriting_pipeline
 
 GUIDE = (ROOT / "docs/cluster.md").read_text("utf-8")
+COMMANDS = GUIDE.replace("\\\n", "")  # each on one line
 CODE = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 DASHBOARD = json.loads((ROOT / "docs/grafana-dashboard.json").read_text("utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -102,7 +103,7 @@ def test_commands_parse():
 
 def test_compile_knows_its_options():
     told = {option for cells in rows("| the steps run in") for option in re.findall(r"--[\w-]+", cells[-1])}
-    told |= {option for line in re.findall(r"python compile\.py .+", GUIDE)
+    told |= {option for line in re.findall(r"python compile\.py .+", COMMANDS)
              for option in re.findall(r"--[\w-]+", line)}
     assert told <= set(re.findall(r'"(--[a-z-]+)"', (ROOT / "compile.py").read_text("utf-8")))
 
@@ -116,7 +117,7 @@ def test_the_way_back_calls_the_deployment_rightly(monkeypatch):
 
 
 def test_the_gpu_line_compiles_for_an_image_with_the_pinned_torch(tmp_path):
-    [line] = re.findall(r"^python (compile\.py --gpus .*)$", GUIDE.replace("\\\n", ""), re.MULTILINE)
+    [line] = re.findall(r"^python (compile\.py --gpus .*)$", COMMANDS, re.MULTILINE)
     subprocess.run([sys.executable, *shlex.split(line), "--out", str(tmp_path)], cwd=ROOT, check=True,
                    capture_output=True)
     [torch] = [package for package in requirements("train") if package.startswith("torch==")]

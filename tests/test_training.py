@@ -150,7 +150,7 @@ def test_a_line_that_says_something_else_than_its_label_is_left_out_and_named(da
     other = TrainingLines(dataset, lines, trainer.alphabet)
     other.load_state(trainer.training_lines.state())
     assert (other.lines, other.left_out) == (trainer.training_lines.lines, trainer.training_lines.left_out)
-    assert len(other.source.starts) == len(other.lines)
+    assert len(other.starts) == len(other.lines)
 
 
 def test_a_network_that_errs_everywhere_leaves_no_line_out(dataset, monkeypatch):

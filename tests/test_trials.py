@@ -60,7 +60,7 @@ time.sleep(60)
     with pytest.raises(optuna.TrialPruned):
         trial_of(step(program), {}, tmp_path)(VALUES, stop)
     for pid in (tmp_path / "pids").read_text().split():
-        assert gone(int(pid))
+        assert gone(int(pid), seconds=5)
 
 
 def test_a_trial_runs_the_python_of_the_search(tmp_path):

@@ -112,7 +112,7 @@ class TrainingLines:
     """
 
     def __init__(self, dataset: Dataset, lines: Sequence[Line], alphabet: Alphabet, feeding: Feeding = Feeding()):
-        self.alphabet, self.feeding = alphabet, feeding
+        self.feeding = feeding
         self.source, self.changer = Source(dataset, alphabet, list(lines)), Changer(feeding.processes)
         self.left_out: list[LeftOut] = []
 
@@ -120,6 +120,11 @@ class TrainingLines:
     def lines(self) -> list[Line]:
         """The lines to visit."""
         return self.source.lines
+
+    @property
+    def starts(self) -> list[np.ndarray]:
+        """Where each line's letters begin, as in Letters; empty until that is known, and nothing is spliced."""
+        return self.source.starts
 
     def take_letters(self, starts: dict[Line, np.ndarray], left_out: Sequence[LeftOut] = ()) -> None:
         """Splices lines from now on.
@@ -133,7 +138,7 @@ class TrainingLines:
 
     def close(self) -> None:
         """Ends the processes that change lines, if there are any."""
-        self.changer.end()
+        self.changer.close()
 
     def _leave_out(self, rows: Sequence[LeftOut]) -> None:
         self.left_out = list(rows)
@@ -143,7 +148,7 @@ class TrainingLines:
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint must hold: lines left out, and the starts of the others one after another."""
         return {"left_out": [list(row) for row in self.left_out],
-                "starts": torch.tensor(np.concatenate([[], *self.source.starts]), dtype=torch.int32)}
+                "starts": torch.tensor(np.concatenate([[], *self.starts]), dtype=torch.int32)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes what `state` returned."""
@@ -168,7 +173,7 @@ class TrainingLines:
             changed = self.changer.changed(self.source, bucket.lines, bucket.buffer, strength, seed)
             changed.sort(key=lambda item: item[1].shape[1])
             order = np.random.default_rng((*seed, bucket.lines[0], 1)).permutation(math.ceil(len(changed) / size))
-            return [[_batch(changed[i:min(i + share, start + size)], self.feeding.multiple, self.alphabet)
+            return [[_batch(changed[i:min(i + share, start + size)], self.feeding.multiple, self.source.alphabet)
                      for i in range(start, min(start + size, len(changed)), share)]
                     for start in (order * size).tolist()]
 

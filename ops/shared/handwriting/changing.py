@@ -104,12 +104,12 @@ class Changer:
         with self._lock:
             source.dataset.fetch({source.lines[i].shard for i in buffer})  # once, not in each process
             if self._pool is None or self._source is not source:
-                self.end()
+                self.close()
                 self._source = source
                 self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"), _begin, (source,))
             return self._pool
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Ends the processes."""
         if self._pool is not None:
             self._pool.shutdown()

@@ -139,13 +139,13 @@ class Dataset:
     def _fetch(self, shard: str) -> tuple[Path, int]:
         """Brings a shard to the local disk; returns its path and where its pixels begin."""
         path = self.cache / shard.replace("/", "-")
-        siblings = open_store(self.uri.rpartition("/")[0] or ".")
+        siblings = self.uri.rpartition("/")[0] or "."
         if not path.exists():
-            siblings.download(shard, path)
+            open_store(siblings).download(shard, path)
         with path.open("rb") as file:
             if digest(file.read()) != Path(shard).stem:
                 path.unlink()
-                raise DataError(f"{join(siblings.root, shard)} is damaged: its content does not match its name; "
+                raise DataError(f"{join(siblings, shard)} is damaged: its content does not match its name; "
                                 "delete it and pack the data again")
             file.seek(0)
             np.lib.format.read_magic(file)

@@ -203,7 +203,7 @@ class Trainer:
         if strength is None:
             growth = (self._progress() - CALM) / (FULL - CALM)
             strength = self.config.augmentation * min(1.0, max(0.0, growth))
-        if strength and self._progress() >= SPLICING and not self.training_lines.source.starts:
+        if strength and self._progress() >= SPLICING and not self.training_lines.starts:
             self.find_letters()
         batches = self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
                                               self.group)
