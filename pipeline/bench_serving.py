@@ -25,7 +25,8 @@ import numpy as np
 from handwriting import access
 from handwriting.cores import cores
 from pipeline.predictor_client import multipart, resident
-from pipeline.servers import ProcessServer, free_port
+from pipeline.ports import free_port
+from pipeline.processes import ProcessServer
 
 log = logging.getLogger(__name__)
 

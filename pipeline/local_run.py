@@ -34,7 +34,9 @@ from handwriting.store import CONNECTIONS, Store, join, open_store, read_json, s
 from pipeline.handwriting_pipeline import handwriting_pipeline
 from pipeline.labelling import ensure_project, ensure_storage, import_labels
 from pipeline.samples import make_samples
-from pipeline.servers import (ProcessServer, ensure_label_studio_venv, free_port, start_label_studio, start_seaweedfs)
+from pipeline.ports import free_port
+from pipeline.processes import ProcessServer
+from pipeline.servers import ensure_label_studio_venv, start_label_studio, start_seaweedfs
 
 log = logging.getLogger(__name__)
 

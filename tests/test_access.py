@@ -15,7 +15,7 @@ from handwriting.openapi import ROUTES
 from handwriting.predictor import create_app
 from pipeline.labelling import label_interface
 from pipeline.predictor_client import multipart
-from pipeline.servers import free_port
+from pipeline.ports import free_port
 
 SECRET = "t0ken-of-the-tests"
 BEARER = {"Authorization": f"Bearer {SECRET}"}

@@ -15,7 +15,7 @@ from handwriting.distributed import Group, launch, processes, several
 from handwriting.errors import DataError
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.store import open_store
-from pipeline.servers import free_port
+from pipeline.ports import free_port
 
 SMALL = ModelConfig(channels=(8, 16, 24, 32), columns=32, hidden=16, layers=1, dropout=0.0)
 

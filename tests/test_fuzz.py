@@ -26,7 +26,8 @@ from handwriting.predictor import MAX_BYTES
 from pipeline import fuzz
 from pipeline.fuzz_inputs import make_input, pictures
 from pipeline.predictor_client import RESIDENT
-from pipeline.servers import ProcessServer, free_port
+from pipeline.ports import free_port
+from pipeline.processes import ProcessServer
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 SECRET = "a-secret-of-nobody"

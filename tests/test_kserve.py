@@ -10,7 +10,8 @@ import pytest
 
 from handwriting.ctc import Reading
 from handwriting.predictor import create_app
-from pipeline.servers import ProcessServer, free_port
+from pipeline.ports import free_port
+from pipeline.processes import ProcessServer
 
 PICTURE = "iVBORw0KGgo="
 READING = Reading("Số 47", 0.875, (0.5, 0.75, 1.0, 1.0, 0.875))  # fractions that FP32 holds as they are

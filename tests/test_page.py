@@ -24,7 +24,7 @@ from handwriting.layout import TOKEN
 from handwriting.page import MAX_TEXT
 from handwriting.predictor import create_app
 from handwriting.user_data import KeepConfig, UserPictures
-from pipeline.servers import free_port
+from pipeline.ports import free_port
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]

@@ -28,7 +28,8 @@ from handwriting.store import LocalStore, join, open_store, write_json
 from ops.prelabel import prelabel as step
 from pipeline.cli import main
 from pipeline.labelling import ensure_project, ensure_storage, label_interface
-from pipeline.servers import ProcessServer, free_port
+from pipeline.ports import free_port
+from pipeline.processes import ProcessServer
 
 OTHER_NAMES = ('<View><Header value="x"/><Image name="photo" value="$picture"/>'
                '<TextArea name="note" toName="photo"/><TextArea name="line" toName="photo"/></View>')

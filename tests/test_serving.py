@@ -26,7 +26,7 @@ from PIL import Image
 
 from handwriting.serving import main
 from pipeline.predictor_client import multipart
-from pipeline.servers import free_port
+from pipeline.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 READER = SERVER.format(seconds=0.5)  # long enough to stop the server meanwhile

@@ -26,7 +26,8 @@ from handwriting.store import S3Store, open_store
 from handwriting.layout import READINGS, USER_PICTURES
 from handwriting.user_data import KeepConfig, UserPictures
 from pipeline.predictor_client import multipart
-from pipeline.servers import free_port, start_seaweedfs
+from pipeline.ports import free_port
+from pipeline.servers import start_seaweedfs
 
 PICTURES, SENDERS = 1000, 8
 

@@ -25,7 +25,7 @@ from pipeline.label_runs import KfpRuns, LocalRuns
 from pipeline.labelling import ensure_project, ensure_webhook, import_labels
 from pipeline.new_labels import KEY, NewLabels, StartConfig
 from pipeline.run_starter import RunStarter
-from pipeline.servers import free_port
+from pipeline.ports import free_port
 from pipeline.webhook import create_app, own, secret_from_environment
 
 SECRET = "0123456789abcdef-secret"
