@@ -14,13 +14,12 @@ from typing import Any
 
 from handwriting import layout
 from handwriting.alphabet import VIETNAMESE
-from handwriting.errors import HandwritingError, ImageError
+from handwriting.errors import HandwritingError
 from handwriting.image import ImageConfig
-from handwriting.inference_service import ServiceConfig
 from handwriting.labels import LabelConfig
 from handwriting.packing import PackConfig
 from handwriting.store import join
-from pipeline import kubeflow_commands, measuring_commands
+from pipeline import kubeflow_commands, measuring_commands, serving_commands
 from pipeline.command_options import add_command, add_config, add_language_model_option, config_of
 
 log = logging.getLogger("pipeline")
@@ -52,11 +51,38 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate, _add_read, _add_serve,
-                _add_drift, _add_wheels, _add_manifest, measuring_commands.add_commands, _add_run,
+    for add in (_add_render, _add_pack, _add_preprocess, _add_prelabel, _add_train, _add_tune, _add_evaluate,
+                serving_commands.add_commands, _add_drift, measuring_commands.add_commands, _add_run,
                 kubeflow_commands.add_commands):
         add(commands)
     return top
+
+
+def _add_render(commands: Any) -> None:
+    command = add_command(commands, render_command)
+    command.add_argument("--out", required=True, type=Path, help="folder to write {train,validation}/images and "
+                                                                 "labels.json to")
+    command.add_argument("--texts", type=Path, help="UTF-8 file of texts like those to be read, one a line "
+                                                    "(default: Vietnamese addresses)")
+    command.add_argument("--fonts", type=Path, help="folder with files of handwriting fonts, the more the better "
+                                                    "(default: three)")
+    command.add_argument("--alphabet", default="", help="the characters (default: the 207 Vietnamese ones)")
+    command.add_argument("--lines", type=int, default=6000, help="to render; 5 ms each")
+    command.add_argument("--seed", type=int, default=0, help="decides all that is drawn")
+
+
+def render_command(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Renders texts in handwriting fonts as labelled lines, to train a reader to start from before there are labels."""
+    from handwriting.alphabet import Alphabet
+    from pipeline.fonts import find_families
+    from pipeline.rendered_lines import read_texts, render_lines
+    from pipeline.samples import compose_texts, sample_families
+
+    texts = read_texts(options.texts) if options.texts else compose_texts(options.lines, options.seed)
+    families = find_families(options.fonts) if options.fonts else sample_families()
+    counts = render_lines(options.out, texts, families, Alphabet(options.alphabet or VIETNAMESE), lines=options.lines,
+                          seed=options.seed)
+    return {"data": str(options.out), "lines": counts, "fonts": len(families)}
 
 
 def _add_packing_options(command: argparse.ArgumentParser) -> None:
@@ -224,33 +250,6 @@ def evaluate_command(options: argparse.Namespace) -> Mapping[str, Any]:
     return {"model": options.model, "split": options.split, **result.scores.as_dict()}
 
 
-def _add_read(commands: Any) -> None:
-    command = add_command(commands, read_command)
-    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
-    add_language_model_option(command)
-    command.add_argument("image", nargs="+", type=Path, help="pictures of one line each")
-
-
-def read_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Reads pictures; one that cannot be read does not stop the others, but gives exit status 1."""
-    from handwriting.reader import Reader
-
-    reader = Reader.fetch(options.model, language_model=options.language_model)
-    readings = [_read(reader, path) for path in options.image]
-    for reading in readings:
-        if "error" in reading:
-            print(f"error: {reading['image']}: {reading['error']}", file=sys.stderr)
-    return {"version": reader.version, "readings": readings, "failed": sum("error" in r for r in readings)}
-
-
-def _read(reader: Any, path: Path) -> dict[str, Any]:
-    try:
-        [reading] = reader.read([path.read_bytes()])
-        return {"image": str(path), "text": reading.text, "confidence": round(reading.confidence, 4)}
-    except (ImageError, OSError) as error:
-        return {"image": str(path), "error": str(error)}
-
-
 def _add_drift(commands: Any) -> None:
     from handwriting.drift import DriftConfig
 
@@ -271,63 +270,6 @@ def drift_command(options: argparse.Namespace) -> Mapping[str, Any]:
     if options.report:
         options.report.write_text(report, "utf-8")
     return found.summary()
-
-
-def _add_serve(commands: Any) -> None:
-    from handwriting.user_data import KeepConfig
-
-    command = add_command(commands, serve_command)
-    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
-    command.add_argument("--host", default="0.0.0.0")
-    command.add_argument("--port", type=int, default=8080)
-    command.add_argument("--data-uri", default="", help="keep users' pictures below this URI (default: keep none)")
-    add_config(command, KeepConfig, ["spool", "share"])
-    command.add_argument("--workers", type=int, default=1, help="processes, each with the model in memory")
-    command.add_argument("--threads", type=int, default=64, help="connections a process holds open")
-    add_language_model_option(command)
-
-
-def serve_command(options: argparse.Namespace) -> None:
-    """Serves a bundle over HTTP until Ctrl-C."""
-    from handwriting.serving import serve
-    from handwriting.user_data import KeepConfig
-
-    serve(options.model, options.host, options.port, options.data_uri, options.workers, options.threads,
-          language_model=options.language_model, keep=config_of(KeepConfig, options))
-
-
-def _add_wheels(commands: Any) -> None:
-    command = add_command(commands, wheels_command)
-    command.add_argument("--model", required=True, help="a bundle, or the folder of models (the one that serves)")
-    add_config(command, ServiceConfig, ["python", "machine"])
-
-
-def wheels_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Completes a bundle with this project's predictor and the wheels it installs, as the deploy step does."""
-    from handwriting import release, wheels
-    from handwriting.bundle import find_bundle
-    from handwriting.store import open_store
-
-    config = config_of(ServiceConfig, options)
-    bundle = open_store(find_bundle(options.model))
-    code = release.add_code(bundle)
-    return {"code": code, "wheels": wheels.ensure(bundle, code, wheels.Target(config.python, config.machine))}
-
-
-def _add_manifest(commands: Any) -> None:
-    command = add_command(commands, manifest_command)
-    command.add_argument("--model-uri", required=True, help="the bundle, s3://.../models/<version>")
-    command.add_argument("--canary-percent", type=int, help="share of the requests for it, in Knative mode")
-    add_config(command, ServiceConfig)
-
-
-def manifest_command(options: argparse.Namespace) -> Mapping[str, Any]:
-    """Makes the InferenceService of a bundle, for `kubectl apply -f -`; needs no cluster and no bucket."""
-    from handwriting import release
-    from handwriting.inference_service import manifest
-
-    version = options.model_uri.rstrip("/").rpartition("/")[2]
-    return manifest(options.model_uri, release.name(version), config_of(ServiceConfig, options))
 
 
 def _add_run(commands: Any) -> None:

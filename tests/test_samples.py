@@ -9,7 +9,7 @@ from handwriting.alphabet import VIETNAMESE
 from handwriting.errors import ConfigError
 from handwriting.image import ImageConfig, read_line
 from pipeline.places import HAMLETS, PLACES, STREETS
-from pipeline.samples import FONTS, LEAST_LINES, LONGEST, SHORTEST, load_font, make_samples, make_texts, render
+from pipeline.samples import FONTS, LEAST_LINES, LONGEST, SHORTEST, draw, make_samples, make_texts, sample_families
 
 SPLITS = ["test", "train", "user_data", "validation"]
 NO_CHARACTER = "\ufdd0"  # fonts draw it as the box that stands for a missing glyph
@@ -91,23 +91,18 @@ def test_shares_of_the_fonts_add_up():
     assert sum(font.share for font in FONTS) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("font", FONTS, ids=lambda font: font.package)
-def test_every_font_draws_every_character_and_no_two_in_use_alike(font):
+@pytest.mark.parametrize("family", sample_families(), ids=lambda family: family.name)
+def test_every_font_draws_every_character_and_no_two_in_use_alike(family):
     def shape(character):
-        mask = face.getmask(character)
-        return mask.size, bytes(mask), face.getbbox(character)
+        mask = font.getmask(character)
+        return mask.size, bytes(mask), font.getbbox(character)
 
-    face = load_font(font)
+    assert not family.lacks(VIETNAMESE)
+    font = family.faces[0].font
     shapes = {character: shape(character) for character in VIETNAMESE if character != " "}
     assert [c for c in shapes if shapes[c] == shape(NO_CHARACTER) or not any(shapes[c][1])] == []
     alike = {c for c in shapes if list(shapes.values()).count(shapes[c]) > 1}
     assert alike <= set(DRAWN_ALIKE)  # a font that lost an accent would make two letters alike
-
-
-def test_weight_of_a_variable_font_changes_its_strokes():
-    font = next(font for font in FONTS if font.weights)
-    light, bold = (sum(bytes(load_font(font, weight).getmask("Huế"))) for weight in (0, 1))
-    assert bold > 1.2 * light
 
 
 def test_pictures_are_light_paper_with_dark_ink_of_line_height(bucket):
@@ -134,5 +129,5 @@ def test_pipeline_reads_the_pictures(bucket):
 
 
 def test_a_line_is_drawn_from_its_own_stream_of_chance():
-    first, again, other = (render("12/3 Lê Lợi, Quận 1", np.random.default_rng([7, n])) for n in (1, 1, 2))
+    first, again, other = (draw("12/3 Lê Lợi, Quận 1", np.random.default_rng([7, n])) for n in (1, 1, 2))
     assert first.tobytes() == again.tobytes() != other.tobytes()
