@@ -62,7 +62,8 @@ def train(
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped while training, 0 to below 1.
-        start: URI of a bundle to fine-tune, "champion" for the one that serves, if any; "" for new weights.
+        start: URI of a bundle to fine-tune; "champion" for the one that serves, if any; "rendered" to train on
+            rendered lines first, once for an alphabet; "" for new weights.
         compare: With a start, also train with new weights, and keep whichever reads validation lines better.
         num_nodes: With several this step does not train: it makes a TrainJob of Kubeflow Trainer, waits for its end,
             and tells its result. All below is for that only.

@@ -65,7 +65,7 @@ def _add_render(commands: Any) -> None:
     command.add_argument("--texts", type=Path, help="UTF-8 file of texts like those to be read, one a line "
                                                     "(default: Vietnamese addresses)")
     command.add_argument("--fonts", type=Path, help="folder with files of handwriting fonts, the more the better "
-                                                    "(default: three)")
+                                                    "(default: installed packages fontpkg-*)")
     command.add_argument("--alphabet", default="", help="the characters (default: the 207 Vietnamese ones)")
     command.add_argument("--lines", type=int, default=6000, help="to render; 5 ms each")
     command.add_argument("--seed", type=int, default=0, help="decides all that is drawn")
@@ -74,12 +74,12 @@ def _add_render(commands: Any) -> None:
 def render_command(options: argparse.Namespace) -> Mapping[str, Any]:
     """Renders texts in handwriting fonts as labelled lines, to train a reader to start from before there are labels."""
     from handwriting.alphabet import Alphabet
-    from pipeline.fonts import find_families
-    from pipeline.rendered_lines import read_texts, render_lines
-    from pipeline.samples import compose_texts, sample_families
+    from handwriting.fonts import find_families, installed_families
+    from handwriting.rendered_lines import read_texts, render_lines
+    from pipeline.samples import compose_texts
 
     texts = read_texts(options.texts) if options.texts else compose_texts(options.lines, options.seed)
-    families = find_families(options.fonts) if options.fonts else sample_families()
+    families = find_families(options.fonts) if options.fonts else installed_families()
     counts = render_lines(options.out, texts, families, Alphabet(options.alphabet or VIETNAMESE), lines=options.lines,
                           seed=options.seed)
     return {"data": str(options.out), "lines": counts, "fonts": len(families)}
@@ -168,8 +168,9 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--out", required=True, help="where models live; this one becomes <out>/<version>")
     command.add_argument("--runs", default="", help="where checkpoints live (default: <out>/runs)")
     command.add_argument("--checkpoint-seconds", type=float, default=30.0, help="shortest time between checkpoints")
-    command.add_argument("--start", default="", help='a bundle to fine-tune, or "champion": the one that serves, if '
-                                                     "any; default: new weights")
+    command.add_argument("--start", default="", help='a bundle to fine-tune; "champion": the one that serves, if '
+                                                     'any; "rendered": train on rendered lines first, once for an '
+                                                     "alphabet; default: new weights")
     command.add_argument("--compare", action="store_true",
                          help="with --start, also train with new weights, and keep what reads better")
     command.add_argument("--processes", type=int, default=0, help="that train together; 0 for one a GPU")

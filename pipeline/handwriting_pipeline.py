@@ -164,7 +164,8 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             hidden: Units of each direction of each recurrent layer.
             layers: Recurrent layers.
             dropout: Share of features dropped while training.
-            start: "champion" to fine-tune the model that serves, if any, or the URI of a bundle; "" for new weights.
+            start: "champion" to fine-tune the model that serves, if any; "rendered" to train on rendered lines first,
+                once for an alphabet; the URI of a bundle; "" for new weights.
             compare: With a start, also train with new weights, and keep whichever reads validation lines better.
             force: Go on where the dataset is what the serving model was trained on; else the run ends there.
             tune: Search batch, learning_rate, augmentation, hidden, layers and dropout first, and train new weights

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from handwriting.errors import ConfigError
-from pipeline.fonts import Face, Family
+from handwriting.fonts import Face, Family
 from pipeline.places import HAMLETS, PLACES, STREETS
-from pipeline.rendering import pick, render
+from handwriting.rendering import pick, render
 
 PARTS = {"validation": 0.08, "test": 0.08, "user_data": 0.04}
 """Fraction of the lines in each split but train, which gets the rest."""

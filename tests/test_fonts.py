@@ -7,7 +7,7 @@ from fontTools.ttLib import TTFont
 
 from handwriting.alphabet import VIETNAMESE
 from handwriting.errors import ConfigError
-from pipeline.fonts import Face, find_families
+from handwriting.fonts import Face, find_families
 from pipeline.samples import FONTS
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 from handwriting.alphabet import VIETNAMESE, Alphabet
 from handwriting.errors import ConfigError
 from pipeline.cli import main
-from pipeline.fonts import Family
-from pipeline.rendered_lines import LONGEST, VALIDATION, read_texts, render_lines
+from handwriting.fonts import Family
+from handwriting.rendered_lines import LONGEST, VALIDATION, read_texts, render_lines
 from pipeline.samples import compose_texts, sample_families
 
 ALPHABET = Alphabet(VIETNAMESE)
@@ -62,7 +62,7 @@ def test_each_line_takes_a_font_that_has_its_letters(tmp_path, monkeypatch):
     plain = Family("plain", dancing.faces)
     monkeypatch.setattr(plain.faces[0], "characters", frozenset("abc "))
     used = []
-    monkeypatch.setattr("pipeline.rendered_lines.render", lambda text, family, rng: (
+    monkeypatch.setattr("handwriting.rendered_lines.render", lambda text, family, rng: (
         used.append((text, family.name)), Image.new("L", (8, 8)))[1])
     render_lines(tmp_path, ["abc cab", "đầy đủ"], [plain, pacifico], ALPHABET, lines=60)
     assert {name for text, name in used if set(text) <= set("abc ")} == {"plain", pacifico.name}

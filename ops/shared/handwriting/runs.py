@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from handwriting import distributed, sources
+from handwriting import distributed, rehearsal, sources
 from handwriting.alphabet import Alphabet
 from handwriting.batches import LeftOut
 from handwriting.bundle import CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, find_champion, read_config
 from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
-from handwriting.dataset import LATEST, MANIFEST, Dataset, read_manifest, resolve
+from handwriting.dataset import LATEST, MANIFEST, Dataset, read_lines, read_manifest, resolve
 from handwriting.distributed import Group
 from handwriting.errors import DataError
 from handwriting.finetuning import load_start
@@ -47,6 +47,7 @@ SAMPLES = 128  # training lines that show the range of the network's features
 CHECKED_LINES = 150  # validation lines that the 8-bit network must read as well as the exact one
 FUSION_LINES = 150  # validation lines that decide how much the language model counts
 CHAMPION = "champion"  # as `start`: the bundle that serves
+RENDERED = "rendered"  # as `start`: a network that has read rendered lines; below `runs` where those lie
 SAME = 1e-3  # log-probabilities of PyTorch and ONNX Runtime may differ by float32 rounding, no more
 
 
@@ -100,8 +101,8 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
         on_epoch: Called after each epoch with its number, from 1, and its metrics.
         checkpoint_seconds: Shortest time between two checkpoints.
         start: A bundle to fine-tune, the root of bundles (the one that serves or came last), or CHAMPION (the one that
-            serves in `models_uri`, if any); empty begins with new weights. One that was trained on this dataset is the
-            result itself.
+            serves in `models_uri`, if any), or RENDERED (a network of this size that has read rendered lines, trained
+            at first use); empty begins with new weights. One that was trained on this dataset is the result itself.
         compare: With a start, also train with new weights, and return whichever reads validation lines better.
         processes: That train together here; 0 for one a GPU.
         elsewhere: Lets other machines train, in place of this one, and waits for them; they call this function too.
@@ -109,14 +110,16 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
     Raises:
         HandwritingError: The dataset is unusable, or a store fails.
     """
-    start = find_champion(models_uri) if start == CHAMPION else find_bundle(start) if start else ""
-    dataset_uri = resolve(dataset_uri, MANIFEST)
-    job = Job(dataset_uri, models_uri, runs_uri, model_config, config, checkpoint_seconds, start)
+    job = Job(resolve(dataset_uri, MANIFEST), models_uri, runs_uri, model_config, config, checkpoint_seconds, "")
     count = processes or distributed.processes()
-    found = _train(job, on_epoch, count, elsewhere)
+    if start == RENDERED:
+        start = _rehearse(job, count)
+    else:
+        start = find_champion(models_uri) if start == CHAMPION else find_bundle(start) if start else ""
+    found = _train(job._replace(start=start), on_epoch, count, elsewhere)
     if not (start and compare):
         return found
-    other = _train(job._replace(start=""), lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), count,
+    other = _train(job, lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), count,
                    elsewhere)
     log.info("validation CER %.4f after fine-tuning, %.4f with new weights", found.cer, other.cer)
     better = min(found, other, key=lambda run: run.cer)
@@ -125,7 +128,10 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
 
 
 class Job(NamedTuple):
-    """What a process must know to train: the arguments of `train`; `start` is the URI of a bundle, or empty."""
+    """What a process must know to train: the arguments of `train`; `start` is the URI of a bundle, or empty.
+
+    Nobody hears of the epochs of a `rehearsal`.
+    """
 
     dataset: str
     models: str
@@ -134,6 +140,29 @@ class Job(NamedTuple):
     config: TrainConfig
     checkpoint_seconds: float
     start: str
+    rehearsal: bool = False
+
+
+def _rehearse(job: Job, processes: int) -> str:
+    """Returns the bundle of a network of a job's size that has read rendered lines; trains it where there is none.
+
+    It is found by alphabet and height, not by the labels that its texts came from: what is labelled later starts from
+    it too.
+    """
+    dataset, known = open_store(job.dataset), open_store(join(job.runs, RENDERED))
+    manifest = read_manifest(dataset)
+    note = f"{run_id(f'{manifest.alphabet} {manifest.image}', job.model_config, rehearsal.SCHEDULE)}.json"
+    found = read_json(known, note)["id"] if known.exists(note) else ""
+    if found and known.exists(f"{found}/{CONFIG}"):
+        log.info("starting from rendered lines: %s", join(known.root, found))
+        return join(known.root, found)
+    log.info("training on rendered lines first: once for this alphabet, height and size of the network")
+    texts = [line.text for line in read_lines(dataset) if line.split == "train"]
+    with rehearsal.rendered_dataset(texts, manifest) as rendered:
+        run = _train(job._replace(dataset=rendered, models=known.root, runs=known.root, config=rehearsal.SCHEDULE,
+                                  rehearsal=True), lambda number, metrics: None, processes, None)
+    write_json(known, note, {"id": run.model.rpartition("/")[2]})
+    return run.model
 
 
 def _train(job: Job, on_epoch: Callable[[int, dict[str, float]], Any], processes: int,
@@ -176,7 +205,7 @@ def _member(job: Job, run: str) -> None:
 def _learn(job: Job, run: Store, group: Group, on_epoch: Callable[[int, dict[str, float]], Any]) -> None:
     """Trains, and writes the bundle and the result of the run."""
     def report(epoch: Epoch) -> None:
-        if group.leads:
+        if group.leads and not job.rehearsal:
             print(epoch.katib_line(), flush=True)  # Katib reads standard output
             on_epoch(epoch.number, epoch.metrics())
 

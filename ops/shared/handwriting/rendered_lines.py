@@ -11,8 +11,8 @@ from tqdm import tqdm
 from handwriting.alphabet import Alphabet
 from handwriting.errors import ConfigError
 from handwriting.text import clean_text
-from pipeline.fonts import Family
-from pipeline.rendering import pick, render
+from handwriting.fonts import Family
+from handwriting.rendering import pick, render
 
 log = logging.getLogger(__name__)
 

@@ -4,17 +4,20 @@ import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 from fontTools.ttLib import TTFont, TTLibError
 from PIL import ImageFont
 
 from handwriting.errors import ConfigError
+from handwriting.marks import split
 
 log = logging.getLogger(__name__)
 
 FONT_SIZE = 64  # px of the first drawing, before a line is scaled to its picture
 FILES = (".ttf", ".otf", ".woff", ".woff2")
+PACKAGES = "fontpkg-"
 WEIGHT = "wght"  # the axis of a variable font that makes strokes bolder
 
 
@@ -67,12 +70,25 @@ class Family:
     stroke: float = 2.0
 
     def lacks(self, text: str) -> set[str]:
-        """Returns the characters of a text that no file has."""
-        return set(text).difference(*(face.characters for face in self.faces))
+        """Returns the characters of a text that no file has, neither whole nor below marks that are drawn by hand."""
+        return {c for c in set(text) if self.face(c) is None and self.face(split(c)[0]) is None}
 
-    def face(self, character: str) -> Face:
-        """Returns the first file that has a character, the first of all where none has."""
-        return next((face for face in self.faces if character in face.characters), self.faces[0])
+    def face(self, character: str) -> Face | None:
+        """Returns the first file that has a character."""
+        return next((face for face in self.faces if character in face.characters), None)
+
+
+def installed_families() -> list[Family]:
+    """Returns the fonts of all installed packages `fontpkg-*`, which PyPI has, most under the SIL Open Font License.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    files = {str(file.locate()) for package in distributions() if package.name.lower().startswith(PACKAGES)
+             for file in package.files or () if file.suffix.lower() in FILES}
+    if not files:
+        raise ConfigError(f"no package {PACKAGES}* is installed: pip install -e '.[fonts]'")
+    return gather(Face(Path(file).read_bytes()) for file in sorted(files))
 
 
 def gather(faces: Iterable[Face]) -> list[Family]:

@@ -5,12 +5,16 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.fonts import FONT_SIZE, Family
+from handwriting.alphabet import describe
+from handwriting.errors import ConfigError
+from handwriting.fonts import FONT_SIZE, Family
+from handwriting.marks import ABOVE, draw_marks, split
 
 Item = TypeVar("Item")
 
+BY_HAND = 0.5  # share of the lines whose marks are drawn by hand also where the font has them
 RIM = FONT_SIZE  # px around the text of the first drawing, room to bend it
 PENS = ((25, 25, 30), (20, 40, 130), (30, 60, 170), (90, 90, 95))  # RGB: black, two blues, pencil
 
@@ -37,20 +41,37 @@ def pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
 
 def _draw(text: str, family: Family, rng: np.random.Generator, spread: float) -> np.ndarray:
     """Draws letter by letter, up and down a bit, on an empty sheet: uint8 [H, W], ink 255."""
-    stroke, weight = max(0.0, rng.uniform(-0.4, 1)) * family.stroke, rng.random()
+    pen, weight = max(0.0, rng.uniform(-0.4, 1)) * family.stroke, rng.random()
     for face in family.faces:
         face.set_weight(weight)
+    by_hand = rng.random() < BY_HAND * spread
+    letters = [_letter(character, family, by_hand) for character in text]
     jitter, tracking, blank = spread * rng.uniform(0, 1.5), spread * rng.uniform(-1.5, 4), rng.uniform(0.8, 1.8)
-    fonts = [family.face(character).font for character in text]
-    steps = [font.getlength(character) * (1 + spread * (blank - 1) * (character == " ")) + tracking
-             + rng.normal(0, jitter / 2) for character, font in zip(text, fonts)]
+    steps = [font.getlength(base) * (1 + spread * (blank - 1) * (base == " ")) + tracking + rng.normal(0, jitter / 2)
+             for base, _, font in letters]
     starts = np.cumsum([0.0, *steps])
     sheet = Image.new("L", (int(starts.max()) + 3 * RIM, 4 * FONT_SIZE))
     canvas = ImageDraw.Draw(sheet)
-    for character, font, start in zip(text, fonts, starts):
+    for (base, marks, font), start in zip(letters, starts):
         place = (RIM + start, 2.5 * FONT_SIZE + rng.normal(0, jitter))
-        canvas.text(place, character, fill=255, font=font, stroke_width=stroke, anchor="ls")
+        canvas.text(place, base, fill=255, font=font, stroke_width=pen, anchor="ls")
+        if marks:
+            draw_marks(canvas, place, font, base, marks, pen, rng)
     return np.asarray(sheet)
+
+
+def _letter(character: str, family: Family, by_hand: bool) -> tuple[str, str, ImageFont.FreeTypeFont]:
+    """Returns what to draw of a font, and what marks by hand: where the font has the letter whole, none if it can."""
+    base, marks = split(character)
+    whole, bare = family.face(character), family.face(base)
+    if bare and marks and (by_hand or not whole):
+        dotless = "\u0131"  # an i that has another mark has no dot
+        if base == "i" and any(mark in ABOVE for mark in marks) and dotless in bare.characters:
+            base = dotless
+        return base, marks, bare.font
+    if not whole:
+        raise ConfigError(f"the font {family.name} has no {describe(character)}")
+    return character, "", whole.font
 
 
 def _bend(ink: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
