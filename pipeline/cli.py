@@ -67,7 +67,7 @@ def _add_render(commands: Any) -> None:
     command.add_argument("--fonts", type=Path, help="folder with files of handwriting fonts, the more the better "
                                                     "(default: installed packages fontpkg-*)")
     command.add_argument("--alphabet", default="", help="the characters (default: the 207 Vietnamese ones)")
-    command.add_argument("--lines", type=int, default=6000, help="to render; 5 ms each")
+    command.add_argument("--lines", type=int, default=6000, help="to render; a minute for 4,000")
     command.add_argument("--seed", type=int, default=0, help="decides all that is drawn")
 
 

@@ -1,6 +1,7 @@
 """Training starts from rendered lines: once for an alphabet, whatever is labelled later."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,8 @@ from handwriting.bundle import read_config
 from handwriting.dataset import LATEST, Dataset, read_manifest
 from handwriting.errors import ConfigError
 from handwriting.hyperparameters import ModelConfig, TrainConfig
+from handwriting.labels import LabelConfig
+from handwriting.packing import PackConfig, pack_folder
 from handwriting.store import open_store, read_json
 
 SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), TrainConfig(epochs=2)
@@ -44,6 +47,14 @@ def test_training_starts_from_rendered_lines_and_the_next_one_from_the_same_bund
     other = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, TrainConfig(epochs=1),
                        start=runs.RENDERED)
     assert other.trained and rehearsals(tmp_path) == [rehearsed]
+
+
+def test_data_packed_with_other_bounds_start_from_the_same_bundle(small_dataset, sample_folder, tmp_path):
+    train(small_dataset, tmp_path)
+    manifest = read_manifest(open_store(small_dataset))
+    wider = PackConfig(replace(manifest.image, max_width=manifest.image.max_width + 100), manifest.alphabet)
+    other = pack_folder(str(sample_folder), str(tmp_path / "datasets"), wider, LabelConfig()).uri
+    assert train(other, tmp_path).trained and len(rehearsals(tmp_path)) == 1
 
 
 def test_a_rehearsal_that_somebody_deleted_is_held_again(small_dataset, tmp_path):

@@ -151,7 +151,8 @@ def _rehearse(job: Job, processes: int) -> str:
     """
     dataset, known = open_store(job.dataset), open_store(join(job.runs, RENDERED))
     manifest = read_manifest(dataset)
-    note = f"{run_id(f'{manifest.alphabet} {manifest.image}', job.model_config, rehearsal.SCHEDULE)}.json"
+    kind = f"{manifest.alphabet} {manifest.image.height} {manifest.image.version}"  # what a start has to share
+    note = f"{run_id(kind, job.model_config, rehearsal.SCHEDULE)}.json"
     found = read_json(known, note)["id"] if known.exists(note) else ""
     if found and known.exists(f"{found}/{CONFIG}"):
         log.info("starting from rendered lines: %s", join(known.root, found))
