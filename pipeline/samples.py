@@ -4,9 +4,9 @@ The fonts come from PyPI, all under the SIL Open Font License. Every line draws 
 its own, so a line does not depend on how much chance the lines before it used.
 """
 
-import json
 from functools import lru_cache
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +15,15 @@ from PIL import Image
 
 from handwriting.errors import ConfigError
 from handwriting.fonts import Face, Family
-from pipeline.places import HAMLETS, PLACES, STREETS
+from handwriting.rendered_lines import write_split
 from handwriting.rendering import pick, render
+from pipeline.places import HAMLETS, PLACES, STREETS
 
 PARTS = {"validation": 0.08, "test": 0.08, "user_data": 0.04}
 """Fraction of the lines in each split but train, which gets the rest."""
 LEAST_LINES = 13  # below it the smallest split would round to no line
 SHORTEST, LONGEST = 10, 32  # characters
 SPREAD = 0.3  # steady hands: a few hundred lines are to be enough to learn from
-PNG_LEVEL = 2  # paper noise hardly packs, and packing it harder took most of the time
 PATTERNS = (
     "{house} {street}", "{house} {street}", "{house} {street}, {district}", "{house} {street}, {province}",
     "Số {number} {street}", "Số {number} {street}, {district}", "{house} {street}, {ward}", "{street}, {district}",
@@ -78,15 +78,9 @@ def make_samples(out: Path, *, lines: int = 600, seed: int = 7) -> dict[str, int
     counts = {"train": lines - sum(counts.values()), **counts}
     numbered = enumerate(make_texts(np.random.default_rng(seed), lines))
     for split, count in counts.items():
-        images = out / split / "images"
-        images.mkdir(parents=True, exist_ok=True)
-        labels = {}
-        for place in range(1, count + 1):
-            number, text = next(numbered)
-            labels[f"{place:04}.png"] = text
-            picture = draw(text, np.random.default_rng([seed, number]))
-            picture.save(images / f"{place:04}.png", compress_level=PNG_LEVEL)
-        (out / split / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
+        write_split(out / split, (
+            (f"{place:04}.png", text, draw(text, np.random.default_rng([seed, number])))
+            for place, (number, text) in enumerate(islice(numbered, count), 1)))
     return counts
 
 

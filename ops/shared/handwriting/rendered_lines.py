@@ -2,16 +2,18 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from handwriting.alphabet import Alphabet
 from handwriting.errors import ConfigError
 from handwriting.text import clean_text
 from handwriting.fonts import Family
+from handwriting.packing import LABELS
 from handwriting.rendering import pick, render
 
 log = logging.getLogger(__name__)
@@ -48,18 +50,28 @@ def render_lines(out: Path, texts: Sequence[str], families: Sequence[Family], al
         raise ConfigError(f"{lines} lines leave none for validation; ask for {VALIDATION} or more")
     known = _known(texts, alphabet)
     _warn_of_letters_without_font(families, alphabet)
-    labels: dict[str, dict[str, str]] = {"train": {}, "validation": {}}
-    for split in labels:
-        (out / split / "images").mkdir(parents=True, exist_ok=True)
-    for number in tqdm(range(1, lines + 1), desc="rendering", disable=None):
+    validation = range(VALIDATION, lines + 1, VALIDATION)
+    splits = {"train": [number for number in range(1, lines + 1) if number not in validation], "validation": validation}
+
+    def drawn(number: int) -> tuple[str, str, Image.Image]:
         rng = np.random.default_rng([seed, number])
         text, family = _choose(known, families, alphabet, rng)
-        split, name = "validation" if number % VALIDATION == 0 else "train", f"{number:05}.png"
-        render(text, family, rng).save(out / split / "images" / name, compress_level=PNG_LEVEL)
-        labels[split][name] = text
-    for split, of_split in labels.items():
-        (out / split / "labels.json").write_text(json.dumps(of_split, ensure_ascii=False, indent=1), encoding="utf-8")
-    return {split: len(of_split) for split, of_split in labels.items()}
+        return f"{number:05}.png", text, render(text, family, rng)
+
+    for split, numbers in splits.items():
+        write_split(out / split, map(drawn, tqdm(numbers, desc=f"rendering {split}", disable=None)))
+    return {split: len(numbers) for split, numbers in splits.items()}
+
+
+def write_split(folder: Path, lines: Iterable[tuple[str, str, Image.Image]]) -> None:
+    """Writes `images/NAME` and labels.json of a split from names, texts and pictures, one after another."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    labels = {}
+    for name, text, picture in lines:
+        picture.save(images / name, compress_level=PNG_LEVEL)
+        labels[name] = text
+    (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def read_texts(path: Path) -> list[str]:
