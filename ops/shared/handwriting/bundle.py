@@ -57,12 +57,23 @@ def find_bundle(uri: str) -> str:
 
 def find_champion(models_uri: str) -> str:
     """Returns the URI of the bundle that serves by `models/current.json`, or "" where none does or it is gone."""
+    return named_bundle(models_uri, CURRENT, "a champion")
+
+
+def named_bundle(models_uri: str, pointer: str, what: str) -> str:
+    """Returns the URI of the bundle that a pointer names, or "" where there is none or it is gone.
+
+    Args:
+        models_uri: The root of bundles.
+        pointer: Key of the pointer below it, JSON with the `id`.
+        what: What the log calls it where it is gone.
+    """
     store = open_store(models_uri)
-    if not store.exists(CURRENT):
+    if not store.exists(pointer):
         return ""
-    version = read_json(store, CURRENT)["id"]
+    version = read_json(store, pointer)["id"]
     if not store.exists(f"{version}/{CONFIG}"):
-        log.warning("%s names %s, which is not there; going on without a champion", join(models_uri, CURRENT), version)
+        log.warning("%s names %s, which is not there; going on without %s", join(models_uri, pointer), version, what)
         return ""
     return join(store.root, version)
 

@@ -23,7 +23,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from handwriting import distributed, rehearsal, sources
 from handwriting.alphabet import Alphabet
 from handwriting.batches import LeftOut
-from handwriting.bundle import CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, find_champion, read_config
+from handwriting.bundle import (CONFIG, LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS, find_bundle, find_champion,
+                                named_bundle, read_config)
 from handwriting.bundling import as_config, write_bundle
 from handwriting.ctc import STEP
 from handwriting.dataset import LATEST, MANIFEST, Dataset, read_lines, read_manifest, resolve
@@ -119,8 +120,7 @@ def train(dataset_uri: str, models_uri: str, runs_uri: str, model_config: ModelC
     found = _train(job._replace(start=start), on_epoch, count, elsewhere)
     if not (start and compare):
         return found
-    other = _train(job, lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), count,
-                   elsewhere)
+    other = _train(job, lambda number, metrics: on_epoch(len(found.epochs) + number, metrics), count, elsewhere)
     log.info("validation CER %.4f after fine-tuning, %.4f with new weights", found.cer, other.cer)
     better = min(found, other, key=lambda run: run.cer)
     write_json(open_store(models_uri), LATEST, {"id": better.model.rpartition("/")[2]})
@@ -149,20 +149,18 @@ def _rehearse(job: Job, processes: int) -> str:
     It is found by alphabet and height, not by the labels that its texts came from: what is labelled later starts from
     it too.
     """
-    dataset, known = open_store(job.dataset), open_store(join(job.runs, RENDERED))
+    dataset, root = open_store(job.dataset), join(job.runs, RENDERED)
     manifest = read_manifest(dataset)
     kind = f"{manifest.alphabet} {manifest.image.height} {manifest.image.version}"  # what a start has to share
     note = f"{run_id(kind, job.model_config, rehearsal.SCHEDULE)}.json"
-    found = read_json(known, note)["id"] if known.exists(note) else ""
-    if found and known.exists(f"{found}/{CONFIG}"):
-        log.info("starting from rendered lines: %s", join(known.root, found))
-        return join(known.root, found)
+    if found := named_bundle(root, note, "a network that has read rendered lines"):
+        return found
     log.info("training on rendered lines first: once for this alphabet, height and size of the network")
     texts = [line.text for line in read_lines(dataset) if line.split == "train"]
     with rehearsal.rendered_dataset(texts, manifest) as rendered:
-        run = _train(job._replace(dataset=rendered, models=known.root, runs=known.root, config=rehearsal.SCHEDULE,
-                                  rehearsal=True), lambda number, metrics: None, processes, None)
-    write_json(known, note, {"id": run.model.rpartition("/")[2]})
+        run = _train(job._replace(dataset=rendered, models=root, runs=root, config=rehearsal.SCHEDULE, rehearsal=True),
+                     lambda number, metrics: None, processes, None)
+    write_json(open_store(root), note, {"id": run.model.rpartition("/")[2]})
     return run.model
 
 
