@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from handwriting import rehearsal, runs
+from handwriting import exporting, rehearsal, runs
 from handwriting.bundle import read_config
 from handwriting.dataset import LATEST, Dataset, read_manifest
 from handwriting.errors import ConfigError
@@ -21,6 +21,7 @@ SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), Train
 def few_lines(monkeypatch):
     monkeypatch.setattr(rehearsal, "LINES", 60)
     monkeypatch.setattr(rehearsal, "SCHEDULE", TrainConfig(epochs=1))
+    monkeypatch.setattr(exporting, "FUSION_LINES", 1)  # beam search is slow where little has been learnt
 
 
 def train(dataset, folder, **options):

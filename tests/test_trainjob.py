@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 from fake_cluster import FakeCluster
 
-from handwriting import runs, trainjob
+from handwriting import exporting, trainjob
 from handwriting.api_server import ApiServer
 from handwriting.component import SCRATCH, Step
 from handwriting.errors import ConfigError, DataError, DeployError, TrainError
@@ -240,7 +240,7 @@ class Output:
 @pytest.fixture
 def train_here(tmp_path, small_dataset, monkeypatch):
     """The train step's function with few epochs and a small network, and its outputs in a folder of their own."""
-    monkeypatch.setattr(runs, "FUSION_LINES", 1)
+    monkeypatch.setattr(exporting, "FUSION_LINES", 1)
     monkeypatch.delenv("COMET_API_KEY", raising=False)
 
     def call(**arguments) -> tuple[str, dict]:

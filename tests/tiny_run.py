@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handwriting import layout, runs
+from handwriting import exporting, layout, runs
 from handwriting.bundle import CONFIG, CURRENT
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.labels import LabelConfig
@@ -30,7 +30,7 @@ def run_pipeline(arguments: dict[str, Any]) -> str:
     dataset = pack_folder(data, datasets, PackConfig(alphabet="labels"), LabelConfig()).uri
     model = ModelConfig(hidden=arguments.get("hidden", ModelConfig.hidden))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "FUSION_LINES", 1)
+        patch.setattr(exporting, "FUSION_LINES", 1)
         run = runs.train(dataset, models, made, model, TrainConfig(epochs=arguments["epochs"]))
     write_json(open_store(models), CURRENT, {"id": run.model.rpartition("/")[2]})
     return run.model
@@ -40,7 +40,7 @@ def train_a_little(samples: Path, folder: Path) -> Path:
     """Trains for one epoch at almost no rate: such a network reads something in each line, always the same."""
     dataset = pack_folder(str(samples), str(folder / layout.DATASETS), PackConfig(alphabet="labels"), LabelConfig()).uri
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "FUSION_LINES", 1)
+        patch.setattr(exporting, "FUSION_LINES", 1)
         return Path(runs.train(dataset, str(folder / layout.MODELS), str(folder / layout.RUNS),
                                ModelConfig(hidden=16, layers=1), TrainConfig(epochs=1, learning_rate=1e-6)).model)
 

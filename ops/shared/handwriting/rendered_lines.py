@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from handwriting.alphabet import Alphabet
 from handwriting.errors import ConfigError
-from handwriting.text import clean_text
 from handwriting.fonts import Family
 from handwriting.packing import LABELS
 from handwriting.rendering import pick, render
+from handwriting.text import clean_text
 
 log = logging.getLogger(__name__)
 
