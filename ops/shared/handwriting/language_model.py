@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from handwriting.errors import DataError
 
 EDGE = "\n"  # stands before and after each line
-ORDER = 8  # longest n-grams: place names are long, and 8 predict addresses better than 6 (1.24 and 1.34 bits)
+ORDER = 10  # longest n-grams: place names are long, and 10 predict addresses better than 8 or 6 (1.20, 1.24, 1.34 bits)
 MOST = 1_000_000  # n-grams, about 100 MB in memory; a corpus that has more gets shorter ones
 DISCOUNT = 0.75
 REMEMBERED = 100_000  # answers, about 10 MB

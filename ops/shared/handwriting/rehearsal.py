@@ -17,8 +17,8 @@ from handwriting.labels import LabelConfig
 from handwriting.packing import PackConfig, pack_folder
 from handwriting.rendered_lines import render_lines
 
-LINES = 6000
-SCHEDULE = TrainConfig(epochs=5)  # the same for all: so one rehearsal serves every training of an alphabet
+LINES = 9000
+SCHEDULE = TrainConfig(epochs=8)  # the same for all: so one rehearsal serves every training of an alphabet
 
 
 @contextmanager

@@ -139,7 +139,8 @@ def _rehearse(job: Job, processes: int) -> str:
     note = f"{run_id(kind, job.model_config, rehearsal.SCHEDULE)}.json"
     if found := named_bundle(root, note, "a network that has read rendered lines"):
         return found
-    log.info("training on rendered lines first: once for this alphabet, height and size of the network")
+    log.info("training on %d rendered lines first: once for this alphabet, height and size of the network",
+             rehearsal.LINES)
     texts = [line.text for line in read_lines(dataset) if line.split == "train"]
     with rehearsal.rendered_dataset(texts, manifest) as rendered:
         run = _train(job._replace(dataset=rendered, models=root, runs=root, config=rehearsal.SCHEDULE, rehearsal=True),
