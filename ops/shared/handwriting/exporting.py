@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from safetensors.torch import save_file
 
@@ -56,13 +57,14 @@ def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, langua
     folder.mkdir(parents=True, exist_ok=True)
     save_file(trained.weights, folder / WEIGHTS)
     (folder / LANGUAGE_MODEL).write_bytes(language_model.to_json())
-    model = CRNN(model_config, Alphabet(dataset.manifest.alphabet).classes, dataset.manifest.image.height)
+    alphabet, height = Alphabet(dataset.manifest.alphabet), dataset.manifest.image.height
+    model = CRNN(model_config, alphabet.classes, height)
     model.load_state_dict(trained.weights)
-    _export_onnx(model.eval(), dataset.manifest.image.height, folder / ONNX)
+    _export_onnx(model.eval(), height, folder / ONNX)
     lines = dataset.lines("validation")[:CHECKED_LINES]
     samples = dataset.lines("train")[:SAMPLES]
     quantize(folder / ONNX, [dataset.pixels(line) for line in samples], [dataset.pixels(line) for line in lines],
-             [line.text for line in lines], Alphabet(dataset.manifest.alphabet))
+             [line.text for line in lines], alphabet)
     metrics = {"best_epoch": trained.best.number, **trained.best.scores.as_dict(),
                "epochs": [epoch.metrics() for epoch in trained.history]}
     bundle = open_store(str(folder))
@@ -84,8 +86,6 @@ def _export_onnx(model: CRNN, height: int, path: Path) -> None:
 
 @torch.inference_mode()
 def _check_onnx(model: CRNN, height: int, path: Path) -> None:
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for shape in ((1, 1, height, 24 * STEP), (3, 1, height, 150 * STEP)):
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
