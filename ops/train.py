@@ -26,6 +26,8 @@ def train(
     patience: int = 15,
     minutes: float = 0.0,
     seed: int = 0,
+    channels: int = 16,
+    columns: int = 192,
     hidden: int = 128,
     layers: int = 2,
     dropout: float = 0.2,
@@ -59,6 +61,8 @@ def train(
         patience: Epochs without a better validation CER after which training stops.
         minutes: Time limit that the schedule is shortened to; 0 for none.
         seed: Decides weights, order and augmentation.
+        channels: Channels of the first of four convolution stages; the others have 2, 4 and 8 times as many.
+        columns: Features of a time step, after the rows of the last stage are joined.
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped while training, 0 to below 1.
@@ -94,14 +98,14 @@ def train(
     config = TrainConfig(epochs, batch, learning_rate, weight_decay, augmentation, patience, minutes, seed)
     elsewhere = None
     if num_nodes > 1:
-        arguments = {**vars(config), "dataset": dataset, "bucket": bucket, "hidden": hidden, "layers": layers,
-                     "dropout": dropout, "start": start, "compare": compare}
+        arguments = {**vars(config), "dataset": dataset, "bucket": bucket, "channels": channels, "columns": columns,
+                     "hidden": hidden, "layers": layers, "dropout": dropout, "start": start, "compare": compare}
         elsewhere = partial(run_on_nodes, Step(**step), arguments, Nodes(num_nodes, gpus, cpu, memory, shared_memory),
                             namespace, secrets, service_account)
     with Comet(Path(comet.path), vars(config)) as experiment:
         result = run(dataset, join(bucket, layout.MODELS), join(bucket, layout.RUNS),
-                     ModelConfig(hidden=hidden, layers=layers, dropout=dropout), config, experiment.log_epoch,
-                     start=start, compare=compare, elsewhere=elsewhere)
+                     ModelConfig(channels, columns, hidden, layers, dropout), config,
+                     experiment.log_epoch, start=start, compare=compare, elsewhere=elsewhere)
     for name, value in result.finite_metrics().items():
         metrics.log_metric(name, value)
     Path(curves.path).write_text(training_page(result.summary(), result.epochs, result.left_out), "utf-8")

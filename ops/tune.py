@@ -22,6 +22,8 @@ def tune(
     patience: int = 15,
     minutes: float = 0.0,
     seed: int = 0,
+    channels: int = 16,
+    columns: int = 192,
     algorithm: str = "tpe",
     trials: int = 12,
     parallel: int = 2,
@@ -49,6 +51,8 @@ def tune(
         patience: Epochs without a better validation CER after which a trial stops.
         minutes: Time limit of a trial; 0 for none.
         seed: Of all trials, and of a search in this pod.
+        channels: Of the first convolution stage of all trials; the others have 2, 4 and 8 times as many.
+        columns: Features of a time step of all trials.
         algorithm: "random", "tpe", "bayesianoptimization" or "hyperband".
         trials: Trials, at most.
         parallel: Trials at a time, with Katib.
@@ -76,7 +80,7 @@ def tune(
     from handwriting.store import join
 
     arguments = {"dataset": dataset, "bucket": join(bucket, layout.TUNING), "epochs": epochs, "patience": patience,
-                 "minutes": minutes, "seed": seed}
+                 "minutes": minutes, "seed": seed, "channels": channels, "columns": columns}
     config = TuneConfig(algorithm, trials, min(parallel, trials), failures, stop_early, gpus=gpus)
     if katib:
         found = search_with_katib(Step(**step), arguments, config, namespace, secrets, service_account)

@@ -116,7 +116,7 @@ def _network(dataset_uri: str, lines: int) -> Measured:
         random = [[part._replace(images=torch.rand(part.images.shape)) for part in parts] for parts in batches]
         began = time.monotonic()
         for parts in random:
-            trainer.train_step(parts, 1)
+            trainer.train_step(parts, 1).loss()
         return Measured(len(trainer.training_lines.lines) / (time.monotonic() - began), _peak())
 
 

@@ -117,6 +117,8 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         patience: int = 15,
         minutes: float = 0.0,
         seed: int = 0,
+        channels: int = 16,
+        columns: int = 192,
         hidden: int = 128,
         layers: int = 2,
         dropout: float = 0.2,
@@ -161,6 +163,8 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             patience: Epochs without a better validation CER after which training stops.
             minutes: Time limit of training; 0 for none.
             seed: Decides weights, order and augmentation.
+            channels: Channels of the first of four convolution stages; the others have 2, 4 and 8 times as many.
+            columns: Features of a time step, after the rows of the last stage are joined.
             hidden: Units of each direction of each recurrent layer.
             layers: Recurrent layers.
             dropout: Share of features dropped while training.
@@ -209,7 +213,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         # outputs named otherwise than "Output" would silently count as false in a local run (kfp 2.17)
         with dsl.If(news.outputs["Output"] == True, name="new"):  # noqa: E712  KFP needs the comparison
             settings: dict[str, Any] = {"dataset": dataset, "bucket": bucket, "patience": patience, "minutes": minutes,
-                                        "seed": seed}
+                                        "seed": seed, "channels": channels, "columns": columns}
             nodes = machine.as_nodes(namespace)
             with dsl.If(tune == True, name="tune"):  # noqa: E712
                 best = with_secrets(search(

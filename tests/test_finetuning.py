@@ -18,7 +18,7 @@ from handwriting.model import CRNN
 from handwriting.packing import PackConfig, pack_folder
 from handwriting.store import open_store, read_json, write_json
 
-SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), TrainConfig(epochs=2)
+SMALL, SHORT = ModelConfig(channels=4, hidden=16, layers=1), TrainConfig(epochs=2)
 
 
 def network(characters: str) -> CRNN:

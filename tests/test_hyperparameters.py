@@ -15,11 +15,15 @@ from handwriting.hyperparameters import ModelConfig, TrainConfig, search_space
     (TrainConfig, {"epochs": 0}), (TrainConfig, {"batch": 0}), (TrainConfig, {"learning_rate": float("nan")}),
     (TrainConfig, {"augmentation": 2.0}), (TrainConfig, {"patience": 0}), (TrainConfig, {"minutes": -1.0}),
     (TrainConfig, {"seed": -1}), (ModelConfig, {"hidden": 0}), (ModelConfig, {"layers": 9}),
-    (ModelConfig, {"dropout": 1.0}), (ModelConfig, {"columns": 0}), (ModelConfig, {"channels": (1, 2, 3)}),
+    (ModelConfig, {"dropout": 1.0}), (ModelConfig, {"columns": 0}), (ModelConfig, {"channels": 0}),
 ])
 def test_settings_out_of_range_are_refused_by_name(config, wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         config(**wrong)
+
+
+def test_a_bundle_from_when_all_channels_were_given_still_has_a_size():
+    assert ModelConfig(channels=[16, 32, 64, 128]) == ModelConfig()
 
 
 def test_every_number_has_a_range_and_a_default_in_it():

@@ -25,7 +25,7 @@ from handwriting.store import S3Store, join, open_store
 from handwriting.training import CHECKPOINT
 from pipeline.servers import start_seaweedfs
 
-SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), TrainConfig(epochs=2)
+SMALL, SHORT = ModelConfig(channels=4, hidden=16, layers=1), TrainConfig(epochs=2)
 TRANSFERS = ("write", "upload", "download")
 
 KILLED = """

@@ -14,7 +14,7 @@ from handwriting.labels import LabelConfig
 from handwriting.packing import PackConfig, pack_folder
 from handwriting.store import open_store, read_json
 
-SMALL, SHORT = ModelConfig(channels=(8, 16, 24, 32), hidden=16, layers=1), TrainConfig(epochs=2)
+SMALL, SHORT = ModelConfig(channels=4, hidden=16, layers=1), TrainConfig(epochs=2)
 
 
 @pytest.fixture(autouse=True)

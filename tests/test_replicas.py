@@ -62,7 +62,7 @@ def test_an_error_in_a_part_reaches_the_caller():
 
 
 def test_dropout_repeats_with_its_seed_and_keeps_the_mean():
-    model = CRNN(ModelConfig(channels=(4, 4, 4, 4), hidden=4, layers=1, dropout=0.3), 5, 48)
+    model = CRNN(ModelConfig(channels=1, hidden=4, layers=1, dropout=0.3), 5, 48)
     drop, ones = model.dropout, torch.ones(100, 1000)
     model.seed_dropout(7)
     first = drop(ones)

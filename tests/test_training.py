@@ -5,6 +5,7 @@ import multiprocessing
 import re
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import numpy as np
@@ -28,7 +29,7 @@ from handwriting.reader import Reader
 from handwriting.store import open_store
 from handwriting.training import CHECKPOINT, Epoch, Trainer
 
-SMALL = ModelConfig(channels=(8, 16, 24, 32), hidden=32, layers=1, dropout=0.0)
+SMALL = ModelConfig(channels=4, hidden=32, layers=1, dropout=0.0)
 SHORT = TrainConfig(epochs=3, batch=4, patience=3)
 
 
@@ -50,7 +51,7 @@ def test_it_overfits_eight_lines(dataset):
     config = TrainConfig(epochs=80, batch=4, learning_rate=3e-3, augmentation=0.0, patience=80)
     dataset.all_lines = [line._replace(split=split) for line in dataset.lines("train")[:8]
                          for split in ("train", "validation")]
-    trained = Trainer(dataset, ModelConfig(channels=(16, 32, 48, 64), hidden=64, layers=1, dropout=0.0), config).run()
+    trained = Trainer(dataset, ModelConfig(channels=8, hidden=64, layers=1, dropout=0.0), config).run()
     assert trained.best.scores.cer < 0.05
 
 
@@ -85,6 +86,20 @@ def test_it_stops_when_validation_no_longer_improves(dataset):
     trainer = Trainer(dataset, SMALL, TrainConfig(epochs=50, patience=2))
     trainer.history = [Epoch(n, 1.0, Scores(cer, 1, 0, 0, 1, 1, 1), 1.0) for n, cer in enumerate((0.5, 0.6, 0.6), 1)]
     assert trainer._done()
+
+
+def test_no_thread_prepares_lines_when_a_run_has_stopped(dataset):
+    trainer = Trainer(dataset, SMALL, TrainConfig(epochs=50, patience=1))
+    trainer.run()
+    assert trainer.history[-1].number < 50
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_lines(dataset):
+    trainer = Trainer(dataset, SMALL, SHORT)
+    trainer.model.head.bias.data.fill_(float("nan"))
+    with pytest.raises(DataError, match=r"the loss is nan in epoch 1, step 0, lines \['train/images/.*learning_rate"):
+        trainer.run()
 
 
 def test_a_time_limit_ends_the_run_within_an_epoch(dataset):

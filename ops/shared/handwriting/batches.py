@@ -1,9 +1,11 @@
 """Brings lines to the network: order, batches of like width, padding, and a thread that prepares the next ones."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -33,12 +35,16 @@ class Feeding(NamedTuple):
         ahead: Buckets made before they are needed.
         multiple: Of px to which lines are padded. A library prepares kernels anew for each shape (oneDNN keeps about
             1,000 of them, cuDNN takes some tenths of a second a shape); padding costs time too.
+        pinned: Batches lie where a GPU can fetch them by itself.
+        reading: Lines read at once.
     """
 
     processes: int = 0
     threads: int = 1
     ahead: int = 2
     multiple: int = 32
+    pinned: bool = False
+    reading: int = 16
 
 
 class Batch(NamedTuple):
@@ -159,7 +165,7 @@ class TrainingLines:
 
     def batches(self, size: int, parts: int, strength: float, seed: tuple[int, ...],
                 group: Group = Group()) -> Iterator[list[Batch]]:
-        """Yields the batches of one epoch, each in parts.
+        """Begins to make the batches of one epoch, and returns them one after another, each in parts.
 
         Args:
             size: Lines of a batch.
@@ -173,44 +179,53 @@ class TrainingLines:
             changed = self.changer.changed(self.source, bucket.lines, bucket.buffer, strength, seed)
             changed.sort(key=lambda item: item[1].shape[1])
             order = np.random.default_rng((*seed, bucket.lines[0], 1)).permutation(math.ceil(len(changed) / size))
-            return [[_batch(changed[i:min(i + share, start + size)], self.feeding.multiple, self.source.alphabet)
+            return [[_batch(changed[i:min(i + share, start + size)], self.feeding, self.source.alphabet)
                      for i in range(start, min(start + size, len(changed)), share)]
                     for start in (order * size).tolist()]
 
         share = math.ceil(size / parts)
         todo = buckets(self.lines, size, np.random.default_rng(seed), group)
-        for batches in _prepared(todo, make, self.feeding.threads, self.feeding.ahead):
-            yield from batches
+        return chain.from_iterable(_prepared(todo, make, self.feeding.threads, self.feeding.ahead))
 
 
-def reading_groups(lines: Sequence[Line], size: int = 16) -> list[list[Line]]:
+def reading_groups(lines: Sequence[Line], size: int) -> list[list[Line]]:
     """Returns all lines once in groups of like width, widest last."""
     ordered = sorted(lines, key=lambda line: line.width)
     return [ordered[i:i + size] for i in range(0, len(ordered), size)]
 
 
-def reading_batch(dataset: Dataset, group: Sequence[Line]) -> Batch:
+def reading_batch(dataset: Dataset, group: Sequence[Line], feeding: Feeding = Feeding()) -> Batch:
     """Returns lines as they are, without targets."""
-    return _batch([(line, dataset.pixels(line)) for line in group], Feeding().multiple)
+    return _batch([(line, dataset.pixels(line)) for line in group], feeding)
 
 
-def _batch(items: Sequence[Changed], multiple: int, alphabet: Alphabet | None = None) -> Batch:
+def _batch(items: Sequence[Changed], feeding: Feeding, alphabet: Alphabet | None = None) -> Batch:
     widths = [pixels.shape[1] for _, pixels in items]
-    padded = -(-max(widths) // multiple) * multiple
-    images = np.zeros((len(items), 1, items[0][1].shape[0], padded), np.float32)
-    for row, (_, pixels) in zip(images, items):
+    padded = -(-max(widths) // feeding.multiple) * feeding.multiple
+    images = torch.zeros((len(items), 1, items[0][1].shape[0], padded), pin_memory=feeding.pinned)
+    for row, (_, pixels) in zip(images.numpy(), items):
         row[0, :, :pixels.shape[1]] = to_input(pixels)
     ids = [alphabet.encode(line.text) for line, _ in items] if alphabet else []
-    return Batch(torch.from_numpy(images), torch.tensor([steps(w) for w in widths]),
-                 torch.tensor([i for row in ids for i in row]), torch.tensor([len(row) for row in ids]),
-                 [line for line, _ in items])
+    return Batch(images, torch.tensor([steps(w) for w in widths]),
+                 torch.tensor([i for row in ids for i in row], pin_memory=feeding.pinned),
+                 torch.tensor([len(row) for row in ids], pin_memory=feeding.pinned), [line for line, _ in items])
 
 
 def _prepared(todo: Sequence[T], make: Callable[[T], R], threads: int, ahead: int) -> Iterator[R]:
-    """Makes things in threads ahead of their use: NumPy and OpenCV let go of the interpreter while they work."""
-    with ThreadPoolExecutor(threads, "prepare") as pool:
-        waiting = [pool.submit(make, item) for item in todo[:ahead]]
-        for item in todo[ahead:]:
-            yield waiting.pop(0).result()
-            waiting.append(pool.submit(make, item))
-        yield from (made.result() for made in waiting)
+    """Makes things in threads ahead of their use: NumPy and OpenCV let go of the interpreter while they work.
+
+    The first ones are in the making when this returns; they are finished, in vain, if the iterator is let go.
+    """
+    def made() -> Iterator[R]:
+        with ThreadPoolExecutor(threads, "prepare") as pool:
+            waiting = deque(pool.submit(make, item) for item in todo[:ahead])
+            yield  # type: ignore[misc]  # has begun
+            for item in todo[ahead:]:
+                yield waiting.popleft().result()
+                waiting.append(pool.submit(make, item))
+            while waiting:
+                yield waiting.popleft().result()
+
+    results = made()
+    next(results)
+    return results

@@ -92,22 +92,23 @@ class Changer:
         """
         if not self.processes:
             return [source.changed(buffer, strength, seed, i) for i in lines]
+        change = partial(_changed, list(buffer), strength, seed)
         try:
-            pool = self._start(source, buffer)
-            return list(pool.map(partial(_changed, list(buffer), strength, seed), lines, chunksize=CHUNK))
+            with self._lock:  # lines of two buckets would take turns, and the first bucket be ready with the second
+                results = self._start(source, buffer).map(change, lines, chunksize=CHUNK)
+            return list(results)
         except BrokenProcessPool as error:
             raise DataError(f"one of {self.processes} processes that prepare lines was killed; give training more "
                             "memory, or fewer cores") from error
 
     def _start(self, source: Source, buffer: Sequence[int]) -> ProcessPoolExecutor:
         """Returns processes that know this source, with its lines on the local disk."""
-        with self._lock:
-            source.dataset.fetch({source.lines[i].shard for i in buffer})  # once, not in each process
-            if self._pool is None or self._source is not source:
-                self.close()
-                self._source = source
-                self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"), _begin, (source,))
-            return self._pool
+        source.dataset.fetch({source.lines[i].shard for i in buffer})  # once, not in each process
+        if self._pool is None or self._source is not source:
+            self.close()
+            self._source = source
+            self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"), _begin, (source,))
+        return self._pool
 
     def close(self) -> None:
         """Ends the processes."""

@@ -18,4 +18,5 @@ def feeding(device: torch.device) -> Feeding:
     """Returns how to make batches for a device: a GPU leaves the cores to that, and one core feeds it."""
     if device.type == "cpu":
         return Feeding()
-    return Feeding(processes=min(MOST_PROCESSES, torch.get_num_threads() - 1), threads=3, ahead=6, multiple=128)
+    return Feeding(processes=min(MOST_PROCESSES, torch.get_num_threads() - 1), threads=3, ahead=6, multiple=128,
+                   pinned=True, reading=64)

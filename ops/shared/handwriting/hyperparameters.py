@@ -83,23 +83,22 @@ class ModelConfig:
     """Size of the network.
 
     Attributes:
-        channels: Channels of the four convolution stages.
+        channels: Channels of the first of four convolution stages; the others have 2, 4 and 8 times as many.
         columns: Features of a time step, after the rows of the last stage are joined.
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped before, between and after the recurrent layers while training.
     """
 
-    channels: tuple[int, int, int, int] = (16, 32, 64, 128)
+    channels: int = number(16, 1, 1024)
     columns: int = number(192, 1, 65_536)
     hidden: int = number(128, 1, 65_536, Search(64, 256, step=32))
     layers: int = number(2, 1, 8, Search(1, 3, step=1))
     dropout: float = number(0.2, 0.0, 0.99, Search(0.0, 0.5))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))  # JSON gives lists
-        if len(self.channels) != 4 or min(self.channels) < 1:
-            raise ConfigError(f"channels {self.channels}: give four positive numbers")
+        if isinstance(self.channels, list):  # bundles had all four, until there was no other ratio than this
+            object.__setattr__(self, "channels", self.channels[0])
         check(self)
 
 

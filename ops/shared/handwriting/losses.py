@@ -1,5 +1,7 @@
 """What training minimises, one number a batch."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,11 +13,17 @@ SPREAD = 1.0  # flat start: characters that a letter may be off its place
 BLANKS = 0.5  # flat start: share of blank in each step
 
 
-def ctc_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:
-    """Returns the mean over lines of the CTC loss a character, each over the line's own steps without padding."""
-    losses = nn.functional.ctc_loss(log_probs_BTK.transpose(0, 1), batch.targets.to(log_probs_BTK.device), batch.steps,
-                                    batch.lengths, blank=BLANK, reduction="none", zero_infinity=True)
-    return (losses / batch.lengths.to(losses.device).clamp(min=1)).mean()
+def ctc_losses(heads_BTK: Sequence[Tensor], batch: Batch) -> list[Tensor]:
+    """Returns each head's mean over lines of the CTC loss a character, each over the line's own steps without padding.
+
+    All heads in one call: PyTorch's CTC waits for a GPU several times.
+    """
+    count, device = len(heads_BTK), heads_BTK[0].device
+    losses = nn.functional.ctc_loss(
+        torch.cat(list(heads_BTK)).transpose(0, 1), batch.targets.to(device, non_blocking=True).repeat(count),
+        batch.steps.repeat(count), batch.lengths.repeat(count), blank=BLANK, reduction="none", zero_infinity=True)
+    characters = batch.lengths.to(device, non_blocking=True).clamp(min=1)
+    return [part.div(characters).mean() for part in losses.chunk(count)]
 
 
 def flat_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:

@@ -61,7 +61,7 @@ class CRNN(nn.Module):
 
     def __init__(self, config: ModelConfig, classes: int, height: int):
         super().__init__()
-        first, second, third, fourth = config.channels
+        first, second, third, fourth = (config.channels * 2**stage for stage in range(4))
         # Strides instead of pooling, and from the first layer on: convolutions at full resolution would cost as much as
         # all the rest.
         self.features = nn.Sequential(
@@ -84,8 +84,12 @@ class CRNN(nn.Module):
 
     def seed_dropout(self, seed: int) -> None:
         """Decides what the next steps drop."""
+        device = self.head.weight.device
+        if device.type == "cuda":  # a CUDA graph knows no other generator than the device's own
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+            return
         if self.dropout.generator is None:
-            self.dropout.generator = torch.Generator(self.head.weight.device)
+            self.dropout.generator = torch.Generator(device)
         self.dropout.generator.manual_seed(seed)
 
     def forward(self, images_B1HW: Tensor) -> Tensor:

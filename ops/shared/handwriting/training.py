@@ -10,11 +10,12 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -31,9 +32,10 @@ from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
 from handwriting.errors import DataError, StoreError
 from handwriting.finetuning import Start, fitted
+from handwriting.graphs import Graphs, graphed_widths
 from handwriting.hardware import fast_bfloat16, feeding
 from handwriting.hyperparameters import ModelConfig, TrainConfig
-from handwriting.losses import ctc_loss, flat_loss
+from handwriting.losses import ctc_losses, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
 from handwriting.model import CRNN, Heads
 from handwriting.replicas import Replicas
@@ -51,6 +53,7 @@ FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat 
 CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
 SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
 MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
+AHEAD = 1  # steps that a GPU is given before it is asked for a loss, so that it always has work
 AVERAGE_DECAY = 0.99  # of the averaged weights, a step; less while few steps were made
 
 
@@ -74,6 +77,27 @@ class Epoch:
         numbers = {name: value for name, value in self.metrics().items() if math.isfinite(value)}
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return " ".join([stamp, f"epoch={self.number}", *(f"{name}={value:.6f}" for name, value in numbers.items())])
+
+
+class Step(NamedTuple):
+    """One step: its epoch, its number in the run, the loss of each part where it was computed, the lines."""
+
+    epoch: int
+    number: int
+    losses: list[Tensor]
+    lines: list[Line]
+
+    def loss(self) -> float:
+        """Waits for the step; returns its loss a character, summed over its lines.
+
+        Raises:
+            DataError: The loss is not finite.
+        """
+        loss = sum(part.item() for part in self.losses)
+        if not math.isfinite(loss):
+            raise DataError(f"the loss is {loss} in epoch {self.epoch}, step {self.number}, lines "
+                            f"{[line.key for line in self.lines]}; lower learning_rate, or look at these pictures")
+        return loss * len(self.lines)
 
 
 @dataclass
@@ -118,12 +142,13 @@ class Trainer:
         self.model = CRNN(model_config, self.alphabet.classes, dataset.manifest.image.height).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.replicas = Replicas(self.model, self.batch, most=1 if group.size > 1 else None)
-        self.together = group.wrap(Heads(self.model))
+        self.heads = self._heads()
         self.average = copy.deepcopy(self.model)
         self._averages, self._values = _floats(self.average), _floats(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay, fused=True)
         self.step, self.seconds, self.flat_steps = 0, 0.0, FLAT_STEPS
+        self._next_batches: Iterator[list[Batch]] | None = None
         self.history: list[Epoch] = []
         self.best_weights: dict[str, Tensor] = {}
 
@@ -154,6 +179,7 @@ class Trainer:
                 if time.monotonic() - saved >= self.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
+            self._next_batches = None  # patience may have ended the run
         self.average.load_state_dict(self.best_weights)  # `read` reads with them
         return Trained(self.best_weights, self.best, self.history, self.training_lines.left_out)
 
@@ -178,6 +204,8 @@ class Trainer:
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
         loss = self.train_epoch(number, began)
+        if self._progress() < 1:
+            self._next_batches = self._batches(number + 1)  # while the validation lines are read
         scores = self.validate()
         self.seconds = self.group.agree(time.monotonic() - began)
         epoch = Epoch(number, loss, scores, self.seconds)
@@ -199,32 +227,36 @@ class Trainer:
 
         Returns:
             The mean loss a character.
+
+        Raises:
+            DataError: The loss of a step is not finite.
         """
-        if strength is None:
-            growth = (self._progress() - CALM) / (FULL - CALM)
-            strength = self.config.augmentation * min(1.0, max(0.0, growth))
-        if strength and self._progress() >= SPLICING and not self.training_lines.starts:
-            self.find_letters()
-        batches = self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
-                                              self.group)
-        total, lines = 0.0, 0
+        batches, self._next_batches = self._next_batches or self._batches(number, strength), None
+        total, lines, waiting = 0.0, 0, deque[Step]()
         for parts in tqdm(batches, total=self._steps_of_epoch(), desc=f"epoch {number}", leave=False, disable=None):
-            learned = sum(len(part.lines) for part in parts)
-            total += self.train_step(parts, number) * learned
-            lines += learned
+            waiting.append(self.train_step(parts, number))
+            lines += len(waiting[-1].lines)
+            if len(waiting) > AHEAD:
+                total += waiting.popleft().loss()
             self.step += 1
             if self.config.minutes:
                 self.seconds = self.group.agree(time.monotonic() - began)
             if self._progress() >= 1:  # a time limit ends within the epoch
                 break
-        return total / lines
+        return (total + sum(step.loss() for step in waiting)) / lines
 
-    def train_step(self, parts: Sequence[Batch], number: int) -> float:
-        """Learns from one batch, a part a replica, in epoch `number`; returns its mean loss a character.
+    def _batches(self, number: int, strength: float | None = None) -> Iterator[list[Batch]]:
+        """Begins to make the batches of an epoch, spliced from when letters can be found well enough."""
+        if strength is None:
+            growth = (self._progress() - CALM) / (FULL - CALM)
+            strength = self.config.augmentation * min(1.0, max(0.0, growth))
+        if strength and self._progress() >= SPLICING and not self.training_lines.starts:
+            self.find_letters()
+        return self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
+                                           self.group)
 
-        Raises:
-            DataError: The loss is not finite.
-        """
+    def train_step(self, parts: Sequence[Batch], number: int) -> Step:
+        """Learns from one batch, a part a replica, in epoch `number`; a GPU may still be at it when this returns."""
         self._set_learning_rate()
         lines = [line for part in parts for line in part.lines]
         losses = [torch.tensor(0.0)] * len(parts)
@@ -232,11 +264,10 @@ class Trainer:
 
         def loss_of(replica: int, model: CRNN, part: Batch) -> Tensor:
             model.seed_dropout(hash((self.config.seed, self.step, self.group.rank * self.replicas.count + replica)))
-            heads_of = model.forward_with_shortcut if self.group.size == 1 else self.together
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                heads = heads_of(self._images(part))
+            with self._precision():
+                heads = (self.heads or model.forward_with_shortcut)(self._images(part))
             share = len(part.lines) / len(lines)
-            loss, shortcut = (ctc_loss(head, part) * share for head in heads)
+            loss, shortcut = (loss * share for loss in ctc_losses(heads, part))
             losses[replica] = loss.detach()
             return flat_loss(heads[1], part) * share if flat else loss + SHORTCUT_WEIGHT * shortcut
 
@@ -244,11 +275,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         torch._foreach_lerp_(self._averages, self._values, 1 - min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step)))
-        loss = sum(part.item() for part in losses)  # waits for a GPU, so that all else is on its way there before
-        if not math.isfinite(loss):
-            raise DataError(f"the loss is {loss} in epoch {number}, step {self.step}, lines "
-                            f"{[line.key for line in lines]}; lower learning_rate, or look at these pictures")
-        return loss
+        return Step(number, self.step, losses, lines)
 
     def find_letters(self) -> None:
         """Finds where the letters of the training lines stand, with the averaged weights; from then on it splices.
@@ -288,13 +315,14 @@ class Trainer:
 
         @torch.inference_mode()
         def read_group(group: list[Line]) -> list[tuple[Line, T]]:
-            batch = reading_batch(self.dataset, group)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            batch = reading_batch(self.dataset, group, self.training_lines.feeding)
+            with self._precision():
                 log_probs_BTK = model(self._images(batch)).cpu().numpy()
             return [(line, function(line, log_probs_TK[:steps]))
                     for line, log_probs_TK, steps in zip(group, log_probs_BTK, batch.steps.tolist())]
 
-        return [pair for group in self.replicas.map(read_group, reading_groups(lines)) for pair in group]
+        groups = reading_groups(lines, self.training_lines.feeding.reading)
+        return [pair for group in self.replicas.map(read_group, groups) for pair in group]
 
     def _read_together(self, lines: Sequence[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
         """Reads lines as `read` does, each process its share, and gives all of them to all."""
@@ -303,6 +331,21 @@ class Trainer:
 
     def _images(self, batch: Batch) -> Tensor:
         return batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def _precision(self) -> torch.autocast:
+        """Returns a context of bf16, if that is fast here; a CUDA graph forbids weights kept in bf16 for later."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False)
+
+    def _heads(self) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+        """Returns what learns in place of the network itself: the network of all processes, or its CUDA graphs."""
+        if self.group.size > 1:
+            return self.group.wrap(Heads(self.model))
+        if self.device.type == "cpu":
+            return None
+        widest = max(line.width for line in self.training_lines.lines)
+        with self._precision():
+            return Graphs(self.model, self.batch, self.dataset.manifest.image.height,
+                          graphed_widths(widest, self.training_lines.feeding.multiple))
 
     def _set_learning_rate(self) -> None:
         """Follows half a cosine from the highest rate down.
