@@ -101,7 +101,7 @@ def _ours(dataset_uri: str, lines: int, repeat: int) -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, repeat, Path(scratch))
         began = time.monotonic()
-        trainer.train_epoch(1, began, strength=trainer.config.augmentation)
+        trainer.train_epoch(1, began, trainer.batches(1, trainer.config.augmentation))
         return Measured(len(trainer.training_lines.lines) / (time.monotonic() - began), _peak())
 
 
@@ -111,9 +111,8 @@ def _network(dataset_uri: str, lines: int) -> Measured:
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, 1, Path(scratch))
-        batches = trainer.training_lines.batches(trainer.config.batch, trainer.replicas.count,
-                                                 trainer.config.augmentation, (0, 1))
-        random = [[part._replace(images=torch.rand(part.images.shape)) for part in parts] for parts in batches]
+        random = [[part._replace(images=torch.rand(part.images.shape)) for part in parts]
+                  for parts in trainer.batches(1, trainer.config.augmentation)]
         began = time.monotonic()
         for parts in random:
             trainer.train_step(parts, 1).loss()

@@ -16,6 +16,8 @@ from handwriting.hyperparameters import ModelConfig, TrainConfig, search_space
     (TrainConfig, {"augmentation": 2.0}), (TrainConfig, {"patience": 0}), (TrainConfig, {"minutes": -1.0}),
     (TrainConfig, {"seed": -1}), (ModelConfig, {"hidden": 0}), (ModelConfig, {"layers": 9}),
     (ModelConfig, {"dropout": 1.0}), (ModelConfig, {"columns": 0}), (ModelConfig, {"channels": 0}),
+    (ModelConfig, {"channels": (1, 2, 3)}), (ModelConfig, {"channels": []}),
+    (ModelConfig, {"channels": [24, 48, 96, 128]}),
 ])
 def test_settings_out_of_range_are_refused_by_name(config, wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -97,9 +97,17 @@ class ModelConfig:
     dropout: float = number(0.2, 0.0, 0.99, Search(0.0, 0.5))
 
     def __post_init__(self) -> None:
-        if isinstance(self.channels, list):  # bundles had all four, until there was no other ratio than this
-            object.__setattr__(self, "channels", self.channels[0])
+        if isinstance(self.channels, (list, tuple)):  # as bundles had them before
+            given = tuple(self.channels)
+            object.__setattr__(self, "channels", given[0] if given else 0)
+            if self.stages != given:
+                raise ConfigError(f"channels {given}: each stage has twice those of the one before; give the first's")
         check(self)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Channels of the four convolution stages."""
+        return tuple(self.channels * 2**stage for stage in range(4))
 
 
 def search_space() -> dict[str, tuple[type, Search]]:

@@ -61,7 +61,7 @@ class CRNN(nn.Module):
 
     def __init__(self, config: ModelConfig, classes: int, height: int):
         super().__init__()
-        first, second, third, fourth = (config.channels * 2**stage for stage in range(4))
+        first, second, third, fourth = config.stages
         # Strides instead of pooling, and from the first layer on: convolutions at full resolution would cost as much as
         # all the rest.
         self.features = nn.Sequential(

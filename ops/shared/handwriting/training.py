@@ -203,9 +203,10 @@ class Trainer:
 
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
-        loss = self.train_epoch(number, began)
+        batches, self._next_batches = self._next_batches or self.batches(number), None
+        loss = self.train_epoch(number, began, batches)
         if self._progress() < 1:
-            self._next_batches = self._batches(number + 1)  # while the validation lines are read
+            self._next_batches = self.batches(number + 1)  # while the validation lines are read
         scores = self.validate()
         self.seconds = self.group.agree(time.monotonic() - began)
         epoch = Epoch(number, loss, scores, self.seconds)
@@ -217,13 +218,13 @@ class Trainer:
                  loss, scores.cer, scores.exact, self.seconds)
         return epoch
 
-    def train_epoch(self, number: int, began: float, strength: float | None = None) -> float:
+    def train_epoch(self, number: int, began: float, batches: Iterator[list[Batch]]) -> float:
         """Runs the steps of one epoch.
 
         Args:
             number: Of the epoch, from 1.
             began: Time of the monotonic clock at which the run would have begun in one piece.
-            strength: Of augmentation, 0 to 1; None lets it grow with the run.
+            batches: Of the epoch.
 
         Returns:
             The mean loss a character.
@@ -231,7 +232,6 @@ class Trainer:
         Raises:
             DataError: The loss of a step is not finite.
         """
-        batches, self._next_batches = self._next_batches or self._batches(number, strength), None
         total, lines, waiting = 0.0, 0, deque[Step]()
         for parts in tqdm(batches, total=self._steps_of_epoch(), desc=f"epoch {number}", leave=False, disable=None):
             waiting.append(self.train_step(parts, number))
@@ -245,8 +245,13 @@ class Trainer:
                 break
         return (total + sum(step.loss() for step in waiting)) / lines
 
-    def _batches(self, number: int, strength: float | None = None) -> Iterator[list[Batch]]:
-        """Begins to make the batches of an epoch, spliced from when letters can be found well enough."""
+    def batches(self, number: int, strength: float | None = None) -> Iterator[list[Batch]]:
+        """Begins to make the batches of an epoch, spliced from when letters can be found well enough.
+
+        Args:
+            number: Of the epoch, from 1.
+            strength: Of augmentation, 0 to 1; None lets it grow with the run.
+        """
         if strength is None:
             growth = (self._progress() - CALM) / (FULL - CALM)
             strength = self.config.augmentation * min(1.0, max(0.0, growth))
