@@ -1,6 +1,7 @@
 """Training goes on from a bundle: what it knew it still knows, also with letters it has never seen."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,6 +113,11 @@ def test_a_bundle_of_this_very_dataset_is_the_result_itself(model, small_dataset
 def test_a_bundle_that_does_not_fit_is_refused(model, changes, said):
     with pytest.raises(DataError, match=said):
         load_start(model.model, **{"model_config": SMALL, "image": ImageConfig()} | changes)
+
+
+def test_dropout_may_differ_from_the_bundles(model):
+    start = load_start(model.model, replace(SMALL, dropout=0.4), ImageConfig())
+    assert start.weights["head.weight"].shape[1] == 2 * SMALL.hidden
 
 
 def test_a_bundle_that_is_not_there_is_named(other_dataset, tmp_path):

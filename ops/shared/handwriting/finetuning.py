@@ -1,5 +1,6 @@
 """Starts training from a bundle's weights, also where the alphabet has changed since."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ def load_start(uri: str, model_config: ModelConfig, image: ImageConfig) -> Start
     """
     bundle = open_store(uri)
     config = read_config(bundle)
-    found = ModelConfig(**config.model)
+    found = replace(ModelConfig(**config.model), dropout=model_config.dropout)  # no weight depends on it
     if found != model_config:
         raise DataError(f"{uri} has the network {found}, this run {model_config}; train with the bundle's sizes, "
                         "or from the start")
