@@ -111,7 +111,7 @@ def _network(dataset_uri: str, lines: int) -> Measured:
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, 1, Path(scratch))
-        random = [[part._replace(images=torch.rand(part.images.shape)) for part in parts]
+        random = [[part._replace(images=torch.randint_like(part.images, 256)) for part in parts]
                   for parts in trainer.batches(1, trainer.config.augmentation)]
         began = time.monotonic()
         for parts in random:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from handwriting.alphabet import BLANK, Alphabet
-from handwriting.ctc import Reading, align, decode_greedy, frames_needed
+from handwriting.ctc import Reading, align, decode_greedy, frames_needed, spelled
 
 ABC = Alphabet("abc")
 
@@ -40,6 +40,7 @@ def test_the_reading_is_the_likeliest_of_all_paths(seed):
 ])
 def test_repeats_merge_and_blanks_part(path, text):
     assert decode_greedy(one_hot(path), ABC).text == text
+    assert spelled(np.array(path), ABC) == text
 
 
 @pytest.mark.parametrize("seed", range(20))

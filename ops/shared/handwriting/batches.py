@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +18,7 @@ from handwriting.changing import Changed, Changer, Source
 from handwriting.ctc import steps
 from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
-from handwriting.image import to_input
+from handwriting.image import WHITE
 
 BUFFER = 4  # shards shuffled together: some 3,600 lines
 BUCKET = 8  # batches of lines that are sorted by width together: little padding, yet every epoch mixes anew
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
     """Lines ready for the network.
 
     Attributes:
-        images: float32 [B, 1, height, width], padded on the right with paper (0).
+        images: uint8 [B, 1, height, width], paper 255, padded with it on the right.
         steps: int64 [B], time steps of each line without padding.
         targets: int64 [sum of lengths], class ids of all lines one after another; empty for reading alone.
         lengths: int64 [B], characters of each line.
@@ -174,17 +175,19 @@ class TrainingLines:
             seed: Of the epoch.
             group: Processes that share the lines.
         """
+        source = self.source  # which may be another one before the last batch is made
+
         def make(bucket: Bucket) -> list[list[Batch]]:
             """Batches lines of like width, as they are after all changes, so that little of a batch is padding."""
-            changed = self.changer.changed(self.source, bucket.lines, bucket.buffer, strength, seed)
+            changed = self.changer.changed(source, bucket.lines, bucket.buffer, strength, seed)
             changed.sort(key=lambda item: item[1].shape[1])
             order = np.random.default_rng((*seed, bucket.lines[0], 1)).permutation(math.ceil(len(changed) / size))
-            return [[_batch(changed[i:min(i + share, start + size)], self.feeding, self.source.alphabet)
+            return [[_batch(changed[i:min(i + share, start + size)], self.feeding, source.alphabet)
                      for i in range(start, min(start + size, len(changed)), share)]
                     for start in (order * size).tolist()]
 
         share = math.ceil(size / parts)
-        todo = buckets(self.lines, size, np.random.default_rng(seed), group)
+        todo = buckets(source.lines, size, np.random.default_rng(seed), group)
         return chain.from_iterable(_prepared(todo, make, self.feeding.threads, self.feeding.ahead))
 
 
@@ -202,13 +205,14 @@ def reading_batch(dataset: Dataset, group: Sequence[Line], feeding: Feeding = Fe
 def _batch(items: Sequence[Changed], feeding: Feeding, alphabet: Alphabet | None = None) -> Batch:
     widths = [pixels.shape[1] for _, pixels in items]
     padded = -(-max(widths) // feeding.multiple) * feeding.multiple
-    images = torch.zeros((len(items), 1, items[0][1].shape[0], padded), pin_memory=feeding.pinned)
+    images = torch.full((len(items), 1, items[0][1].shape[0], padded), WHITE, dtype=torch.uint8,
+                        pin_memory=feeding.pinned)
     for row, (_, pixels) in zip(images.numpy(), items):
-        row[0, :, :pixels.shape[1]] = to_input(pixels)
+        row[0, :, :pixels.shape[1]] = pixels
     ids = [alphabet.encode(line.text) for line, _ in items] if alphabet else []
-    return Batch(images, torch.tensor([steps(w) for w in widths]),
-                 torch.tensor([i for row in ids for i in row], pin_memory=feeding.pinned),
-                 torch.tensor([len(row) for row in ids], pin_memory=feeding.pinned), [line for line, _ in items])
+    whole_numbers = partial(torch.tensor, dtype=torch.int64, pin_memory=feeding.pinned)
+    return Batch(images, whole_numbers([steps(w) for w in widths]), whole_numbers([i for row in ids for i in row]),
+                 whole_numbers([len(row) for row in ids]), [line for line, _ in items])
 
 
 def _prepared(todo: Sequence[T], make: Callable[[T], R], threads: int, ahead: int) -> Iterator[R]:

@@ -57,6 +57,12 @@ def decode_greedy(log_probs: np.ndarray, alphabet: Alphabet) -> Reading:
     return Reading(alphabet.decode(best[starts][kept].tolist()), confidence, characters)
 
 
+def spelled(path: np.ndarray, alphabet: Alphabet) -> str:
+    """Returns the text of a path, int [steps], one class a step, as `decode_greedy`: repeats merged, blanks dropped."""
+    runs = path[np.flatnonzero(np.diff(path, prepend=-1))]
+    return alphabet.decode(runs[runs != BLANK].tolist())
+
+
 def align(log_probs: np.ndarray, ids: list[int]) -> np.ndarray:
     """Finds where characters stand on the likeliest path that reads them (Viterbi over CTC's states).
 

@@ -1,6 +1,7 @@
 """What training minimises, one number a batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from handwriting.alphabet import BLANK
 from handwriting.batches import Batch
 from handwriting.ctc import STEP
+from handwriting.image import WHITE
 
 SPREAD = 1.0  # flat start: characters that a letter may be off its place
 BLANKS = 0.5  # flat start: share of blank in each step
@@ -16,14 +18,37 @@ BLANKS = 0.5  # flat start: share of blank in each step
 def ctc_losses(heads_BTK: Sequence[Tensor], batch: Batch) -> list[Tensor]:
     """Returns each head's mean over lines of the CTC loss a character, each over the line's own steps without padding.
 
-    All heads in one call: PyTorch's CTC waits for a GPU several times.
+    PyTorch's own CTC waits several times for a GPU, which a CUDA graph cannot. Where the batch's labels lie on the GPU,
+    cuDNN computes it; `targets` may then be longer than the sum of `lengths`, and each line has 1 to 255 characters.
     """
     count, device = len(heads_BTK), heads_BTK[0].device
-    losses = nn.functional.ctc_loss(
-        torch.cat(list(heads_BTK)).transpose(0, 1), batch.targets.to(device, non_blocking=True).repeat(count),
-        batch.steps.repeat(count), batch.lengths.repeat(count), blank=BLANK, reduction="none", zero_infinity=True)
+    log_probs_TBK = torch.cat(list(heads_BTK)).transpose(0, 1)  # all heads in one call
+    steps, lengths = batch.steps.repeat(count), batch.lengths.repeat(count)
+    if batch.lengths.is_cuda:
+        places = torch.arange(count * len(batch.targets), device=device) % batch.lengths.sum()
+        losses = _CuDNN.apply(log_probs_TBK, batch.targets[places].int(), steps.int(), lengths.int())
+    else:
+        losses = nn.functional.ctc_loss(log_probs_TBK, batch.targets.to(device, non_blocking=True).repeat(count),
+                                        steps, lengths, blank=BLANK, reduction="none", zero_infinity=True)
     characters = batch.lengths.to(device, non_blocking=True).clamp(min=1)
     return [part.div(characters).mean() for part in losses.chunk(count)]
+
+
+class _CuDNN(torch.autograd.Function):
+    """CTC by cuDNN; PyTorch's ctc_loss keeps it from CUDA graphs of over 255 time steps, where it means characters."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs_TBK: Tensor, targets: Tensor, steps: Tensor, lengths: Tensor) -> Tensor:
+        # It writes the gradient in the order of its input, whatever the order that PyTorch then takes it for.
+        losses, gradient_TBK = torch.ops.aten._cudnn_ctc_loss.Tensor(
+            log_probs_TBK.contiguous(), targets, steps, lengths, BLANK, deterministic=True, zero_infinity=True)
+        padding_TB = torch.arange(len(log_probs_TBK), device=steps.device)[:, None] >= steps
+        ctx.save_for_backward(gradient_TBK.masked_fill(padding_TB[:, :, None], 0.0))  # where cuDNN writes nothing
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.saved_tensors[0] * gradients[0][None, :, None], None, None, None
 
 
 def flat_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:
@@ -33,7 +58,7 @@ def flat_loss(log_probs_BTK: Tensor, batch: Batch) -> Tensor:
     to find out by chance where letters stand, which takes it one to five epochs, more or less by seed.
     """
     losses = []
-    inked_BW = batch.images.amax(dim=(1, 2)) > 0.5
+    inked_BW = batch.images.amin(dim=(1, 2)) <= WHITE // 2
     for log_probs_TK, inked_W, steps, ids in zip(log_probs_BTK, inked_BW, batch.steps.tolist(),
                                                  batch.targets.split(batch.lengths.tolist())):
         columns = inked_W.nonzero()

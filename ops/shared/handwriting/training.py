@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -27,7 +28,7 @@ from handwriting.allocation import keep_freed_memory
 from handwriting.alphabet import Alphabet
 from handwriting.batches import Batch, LeftOut, TrainingLines, reading_batch, reading_groups
 from handwriting.cores import cores
-from handwriting.ctc import decode_greedy
+from handwriting.ctc import decode_greedy, spelled
 from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
 from handwriting.errors import DataError, StoreError
@@ -35,6 +36,7 @@ from handwriting.finetuning import Start, fitted
 from handwriting.graphs import Graphs, graphed_widths
 from handwriting.hardware import fast_bfloat16, feeding
 from handwriting.hyperparameters import ModelConfig, TrainConfig
+from handwriting.image import WHITE
 from handwriting.losses import ctc_losses, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
 from handwriting.model import CRNN, Heads
@@ -80,12 +82,21 @@ class Epoch:
 
 
 class Step(NamedTuple):
-    """One step: its epoch, its number in the run, the loss of each part where it was computed, the lines."""
+    """One step.
+
+    Attributes:
+        epoch: That it belongs to.
+        number: In the run.
+        losses: Of each part, on the CPU; from a GPU they are still to come.
+        lines: That it learnt from.
+        arrived: When it has happened, a GPU's losses are there.
+    """
 
     epoch: int
     number: int
     losses: list[Tensor]
     lines: list[Line]
+    arrived: torch.cuda.Event | None = None
 
     def loss(self) -> float:
         """Waits for the step; returns its loss a character, summed over its lines.
@@ -93,6 +104,8 @@ class Step(NamedTuple):
         Raises:
             DataError: The loss is not finite.
         """
+        if self.arrived:
+            self.arrived.synchronize()
         loss = sum(part.item() for part in self.losses)
         if not math.isfinite(loss):
             raise DataError(f"the loss is {loss} in epoch {self.epoch}, step {self.number}, lines "
@@ -142,7 +155,7 @@ class Trainer:
         self.model = CRNN(model_config, self.alphabet.classes, dataset.manifest.image.height).to(self.device)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.replicas = Replicas(self.model, self.batch, most=1 if group.size > 1 else None)
-        self.heads = self._heads()
+        self._heads = group.wrap(Heads(self.model)) if group.size > 1 else None
         self.average = copy.deepcopy(self.model)
         self._averages, self._values = _floats(self.average), _floats(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
@@ -151,6 +164,7 @@ class Trainer:
         self._next_batches: Iterator[list[Batch]] | None = None
         self.history: list[Epoch] = []
         self.best_weights: dict[str, Tensor] = {}
+        self.graphs = self._made_graphs()
 
     @property
     def best(self) -> Epoch:
@@ -192,21 +206,24 @@ class Trainer:
             return True
         return self._progress() >= 1
 
-    def _progress(self) -> float:
-        """Returns how much of the run is over, 0 to 1: by epochs, or by the clock where a limit comes first."""
-        steps = self.config.epochs * self._steps_of_epoch()
+    def _progress(self, epoch: int | None = None) -> float:
+        """Returns how much of the run is over, 0 to 1: by epochs, or by the clock where a limit comes first.
+
+        Args:
+            epoch: Whose begin is meant, from 1; None for now.
+        """
+        steps = self.step / self._steps_of_epoch() if epoch is None else epoch - 1
         limit = 60 * self.config.minutes
-        return max(self.step / steps, self.seconds / limit if limit else 0.0)
+        return max(steps / self.config.epochs, self.seconds / limit if limit else 0.0)
 
     def _steps_of_epoch(self) -> int:
         return math.ceil(math.ceil(len(self.training_lines.lines) / self.group.size) / self.batch)
 
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
-        batches, self._next_batches = self._next_batches or self.batches(number), None
+        batches = self._next_batches or self.batches(number)
+        self._next_batches = self.batches(number + 1) if number < self.config.epochs else None  # beside this one
         loss = self.train_epoch(number, began, batches)
-        if self._progress() < 1:
-            self._next_batches = self.batches(number + 1)  # while the validation lines are read
         scores = self.validate()
         self.seconds = self.group.agree(time.monotonic() - began)
         epoch = Epoch(number, loss, scores, self.seconds)
@@ -248,15 +265,17 @@ class Trainer:
     def batches(self, number: int, strength: float | None = None) -> Iterator[list[Batch]]:
         """Begins to make the batches of an epoch, spliced from when letters can be found well enough.
 
+        It is called an epoch ahead, so that a GPU need not wait for lines when an epoch begins.
+
         Args:
             number: Of the epoch, from 1.
             strength: Of augmentation, 0 to 1; None lets it grow with the run.
         """
         if strength is None:
-            growth = (self._progress() - CALM) / (FULL - CALM)
+            if self.config.augmentation and not self.training_lines.starts and self._progress(number) >= SPLICING:
+                self.find_letters()
+            growth = (self._progress(number) - CALM) / (FULL - CALM)
             strength = self.config.augmentation * min(1.0, max(0.0, growth))
-        if strength and self._progress() >= SPLICING and not self.training_lines.starts:
-            self.find_letters()
         return self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
                                            self.group)
 
@@ -268,19 +287,33 @@ class Trainer:
         flat = self.step < self.flat_steps and self._progress() < FLAT_SHARE
 
         def loss_of(replica: int, model: CRNN, part: Batch) -> Tensor:
-            model.seed_dropout(hash((self.config.seed, self.step, self.group.rank * self.replicas.count + replica)))
-            with self._precision():
-                heads = (self.heads or model.forward_with_shortcut)(self._images(part))
+            self._seed_dropout(model, replica)
             share = len(part.lines) / len(lines)
-            loss, shortcut = (loss * share for loss in ctc_losses(heads, part))
+            minimised, loss = (value * share for value in self._losses(model, part, flat))
             losses[replica] = loss.detach()
-            return flat_loss(heads[1], part) * share if flat else loss + SHORTCUT_WEIGHT * shortcut
+            return minimised
 
-        self.replicas.learn(parts, loss_of)
+        if self.graphs and not flat and self.graphs.fit(parts[0]):
+            self._seed_dropout(self.model)
+            losses = [self.graphs.learn(parts[0])]
+        else:
+            self.replicas.learn(parts, loss_of)
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         torch._foreach_lerp_(self._averages, self._values, 1 - min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step)))
-        return Step(number, self.step, losses, lines)
+        losses = [loss.to("cpu", non_blocking=True) for loss in losses]
+        arrived = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
+        return Step(number, self.step, losses, lines, arrived)
+
+    def _seed_dropout(self, model: CRNN, replica: int = 0) -> None:
+        model.seed_dropout(hash((self.config.seed, self.step, self.group.rank * self.replicas.count + replica)))
+
+    def _losses(self, model: CRNN, part: Batch, flat: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns what to minimise and what to report: the loss of the head that reads, without the shortcut's."""
+        with self._precision():
+            heads = (self._heads or model.forward_with_shortcut)(self._images(part))
+        loss, shortcut = ctc_losses(heads, part)
+        return flat_loss(heads[1], part) if flat else loss + SHORTCUT_WEIGHT * shortcut, loss
 
     def find_letters(self) -> None:
         """Finds where the letters of the training lines stand, with the averaged weights; from then on it splices.
@@ -302,16 +335,19 @@ class Trainer:
 
     def validate(self) -> Scores:
         """Reads the validation lines with the averaged weights, in training's own precision, and scores them."""
-        pairs = self._read_together(
-            self.validation_lines, lambda line, log_probs: decode_greedy(log_probs, self.alphabet).text)
+        pairs = self._read_together(self.validation_lines, lambda line, path_T: spelled(path_T, self.alphabet),
+                                    lambda log_probs_BTK: log_probs_BTK.argmax(dim=2))
         return score([line.text for line, _ in pairs], [reading for _, reading in pairs])
 
-    def read(self, lines: Sequence[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
+    def read(self, lines: Sequence[Line], function: Callable[[Line, np.ndarray], T],
+             reduce: Callable[[Tensor], Tensor] = lambda log_probs: log_probs) -> list[tuple[Line, T]]:
         """Reads lines with the averaged weights.
 
         Args:
             lines: Of the dataset.
             function: Called in several threads with a line and its log-probabilities, float32 [steps, classes].
+            reduce: What to make of the log-probabilities of several lines, [B, T, K], before they leave a GPU; the
+                function gets that instead.
 
         Returns:
             Each line with what the function made of it, narrow lines first.
@@ -322,35 +358,34 @@ class Trainer:
         def read_group(group: list[Line]) -> list[tuple[Line, T]]:
             batch = reading_batch(self.dataset, group, self.training_lines.feeding)
             with self._precision():
-                log_probs_BTK = model(self._images(batch)).cpu().numpy()
-            return [(line, function(line, log_probs_TK[:steps]))
-                    for line, log_probs_TK, steps in zip(group, log_probs_BTK, batch.steps.tolist())]
+                reduced = reduce(model(self._images(batch))).cpu().numpy()
+            return [(line, function(line, row[:count]))
+                    for line, row, count in zip(group, reduced, batch.steps.tolist())]
 
         groups = reading_groups(lines, self.training_lines.feeding.reading)
         return [pair for group in self.replicas.map(read_group, groups) for pair in group]
 
-    def _read_together(self, lines: Sequence[Line], function: Callable[[Line, np.ndarray], T]) -> list[tuple[Line, T]]:
+    def _read_together(self, lines: Sequence[Line], *how: Callable[..., Any]) -> list[tuple[Line, Any]]:
         """Reads lines as `read` does, each process its share, and gives all of them to all."""
         self.group.agree_on(list(self.average.buffers()))
-        return self.group.gather(self.read(self.group.share(lines), function))
+        return self.group.gather(self.read(self.group.share(lines), *how))
 
     def _images(self, batch: Batch) -> Tensor:
-        return batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        """Returns what the network reads, as `to_input` makes it."""
+        pixels = batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        return (WHITE - pixels).float() / WHITE
 
     def _precision(self) -> torch.autocast:
         """Returns a context of bf16, if that is fast here; a CUDA graph forbids weights kept in bf16 for later."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False)
 
-    def _heads(self) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
-        """Returns what learns in place of the network itself: the network of all processes, or its CUDA graphs."""
-        if self.group.size > 1:
-            return self.group.wrap(Heads(self.model))
-        if self.device.type == "cpu":
+    def _made_graphs(self) -> Graphs | None:
+        """Returns CUDA graphs that learn; they cannot hold what several processes say to each other."""
+        if self.device.type == "cpu" or self.group.size > 1:
             return None
         widest = max(line.width for line in self.training_lines.lines)
-        with self._precision():
-            return Graphs(self.model, self.batch, self.dataset.manifest.image.height,
-                          graphed_widths(widest, self.training_lines.feeding.multiple))
+        return Graphs(self.model.train(), partial(self._losses, self.model), self.batch,
+                      self.dataset.manifest.image.height, graphed_widths(widest, self.training_lines.feeding.multiple))
 
     def _set_learning_rate(self) -> None:
         """Follows half a cosine from the highest rate down.
