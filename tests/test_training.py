@@ -18,6 +18,7 @@ from handwriting.batches import BUFFER, Batch, Feeding, LeftOut, TrainingLines, 
 from handwriting.bundle import CONFIG, ONNX, WEIGHTS
 from handwriting.alphabet import Alphabet
 from handwriting.dataset import Dataset, Line
+from handwriting.epochs import Epoch
 from handwriting.errors import DataError, MissingError
 from handwriting.finetuning import load_start
 from handwriting.hyperparameters import ModelConfig, TrainConfig
@@ -28,7 +29,7 @@ from handwriting.ctc import Reading, steps
 from handwriting.model import CRNN
 from handwriting.reader import Reader
 from handwriting.store import open_store
-from handwriting.training import CHECKPOINT, Epoch, Trainer
+from handwriting.training import CHECKPOINT, Trainer
 
 SMALL = ModelConfig(channels=4, hidden=32, layers=1, dropout=0.0)
 SHORT = TrainConfig(epochs=3, batch=4, patience=3)

@@ -13,6 +13,7 @@ from handwriting.alphabet import Alphabet
 from handwriting.bundle import LANGUAGE_MODEL, METRICS, ONNX, WEIGHTS
 from handwriting.ctc import STEP
 from handwriting.dataset import Dataset
+from handwriting.epochs import Trained
 from handwriting.errors import DataError
 from handwriting.fusion import best_fusion
 from handwriting.hyperparameters import ModelConfig
@@ -22,7 +23,7 @@ from handwriting.profile import PROFILE
 from handwriting.profiling import profile_of
 from handwriting.quantization import quantize
 from handwriting.store import open_store, write_json
-from handwriting.training import Trained, Trainer
+from handwriting.training import Trainer
 
 log = logging.getLogger(__name__)
 

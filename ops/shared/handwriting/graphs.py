@@ -30,7 +30,7 @@ class _Graph(NamedTuple):
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
-    gradients: list[Tensor]
+    gradients: list[Tensor | None]
     loss: Tensor
 
 
@@ -73,7 +73,7 @@ class Graphs:
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph, pool):
             loss = learn()
-        return _Graph(graph, batch, [p.grad for p in self._parameters if p.grad is not None], loss)
+        return _Graph(graph, batch, [p.grad for p in self._parameters], loss)
 
     def fit(self, batch: Batch) -> bool:
         """Says whether there is a graph for a batch."""

@@ -22,12 +22,13 @@ from handwriting.bundle import CONFIG, METRICS, find_bundle, find_champion, name
 from handwriting.bundling import as_config, write_bundle
 from handwriting.dataset import LATEST, MANIFEST, Dataset, read_lines, read_manifest, resolve
 from handwriting.distributed import Group
+from handwriting.epochs import Epoch, Trained
 from handwriting.errors import DataError
 from handwriting.exporting import export, fit_language_model
 from handwriting.finetuning import load_start
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.store import Store, join, open_store, read_json, write_json
-from handwriting.training import CHECKPOINT, Epoch, Trained, Trainer
+from handwriting.training import CHECKPOINT, Trainer
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -31,6 +30,7 @@ from handwriting.cores import cores
 from handwriting.ctc import decode_greedy, spelled
 from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
+from handwriting.epochs import Epoch, Step, Trained
 from handwriting.errors import DataError, StoreError
 from handwriting.finetuning import Start, fitted
 from handwriting.graphs import Graphs, graphed_widths
@@ -57,70 +57,6 @@ SPLICING = 0.12  # share of the run after which letters are found well enough to
 MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
 AHEAD = 1  # steps that a GPU is given before it is asked for a loss, so that it always has work
 AVERAGE_DECAY = 0.99  # of the averaged weights, a step; less while few steps were made
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave: its number from 1, mean training loss a character, validation scores, seconds of the run."""
-
-    number: int
-    train_loss: float
-    scores: Scores
-    seconds: float
-
-    def metrics(self) -> dict[str, float]:
-        """Returns the numbers to log, with the tutorial's names beside the field's."""
-        return {"train_loss": self.train_loss, "val_cer": self.scores.cer, "val_wer": self.scores.wer,
-                "val_exact": self.scores.exact, "val_acc_by_char": self.scores.char_accuracy,
-                "val_acc_by_field": self.scores.exact}
-
-    def katib_line(self) -> str:
-        """Returns `TIMESTAMP epoch=N val_cer=X ...`, the form Katib parses; a number that is not finite is left out."""
-        numbers = {name: value for name, value in self.metrics().items() if math.isfinite(value)}
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return " ".join([stamp, f"epoch={self.number}", *(f"{name}={value:.6f}" for name, value in numbers.items())])
-
-
-class Step(NamedTuple):
-    """One step.
-
-    Attributes:
-        epoch: That it belongs to.
-        number: In the run.
-        losses: Of each part, on the CPU; from a GPU they are still to come.
-        lines: That it learnt from.
-        arrived: When it has happened, a GPU's losses are there.
-    """
-
-    epoch: int
-    number: int
-    losses: list[Tensor]
-    lines: list[Line]
-    arrived: torch.cuda.Event | None = None
-
-    def loss(self) -> float:
-        """Waits for the step; returns its loss a character, summed over its lines.
-
-        Raises:
-            DataError: The loss is not finite.
-        """
-        if self.arrived:
-            self.arrived.synchronize()
-        loss = sum(part.item() for part in self.losses)
-        if not math.isfinite(loss):
-            raise DataError(f"the loss is {loss} in epoch {self.epoch}, step {self.number}, lines "
-                            f"{[line.key for line in self.lines]}; lower learning_rate, or look at these pictures")
-        return loss * len(self.lines)
-
-
-@dataclass
-class Trained:
-    """A finished run: the weights of its best epoch on the CPU, what every epoch gave, and lines it left out."""
-
-    weights: dict[str, Tensor]
-    best: Epoch
-    history: list[Epoch] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
 
 
 class Trainer:
