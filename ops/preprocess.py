@@ -17,6 +17,7 @@ def preprocess(
     rejects: Output[Artifact],
     alphabet: str = "",
     height: int = 64,
+    squeeze: float = 1.0,
     max_rejects: float = 0.2,
     sync: bool = True,
     captioning: str = "captioning",
@@ -32,6 +33,7 @@ def preprocess(
         rejects: JSON list of what was left out: task, uri, reason, detail.
         alphabet: The characters, "" for the Vietnamese 207, or "labels" to take them from the training labels.
         height: Height of a line in px.
+        squeeze: Width of a line, as a share of what its picture's aspect gives, 0.25 to 2; less takes less time.
         max_rejects: Share of labelled pictures that may be rejected, 0 to 1.
         sync: Let Label Studio look for new pictures first.
         captioning: Key of a task's data that holds the picture's URI.
@@ -50,7 +52,7 @@ def preprocess(
 
     packed = run(label_studio.from_environment(label_studio_url), project, join(bucket, layout.DATA),
                  join(bucket, layout.DATASETS), LabelConfig(captioning=captioning, caption=caption),
-                 PackConfig(ImageConfig(height=height), alphabet or VIETNAMESE, max_rejects), sync)
+                 PackConfig(ImageConfig(height=height, squeeze=squeeze), alphabet or VIETNAMESE, max_rejects), sync)
     for name, value in packed.metrics().items():
         metrics.log_metric(name, value)
     packed.write_rejects(rejects.path)

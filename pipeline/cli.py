@@ -89,7 +89,7 @@ def _add_packing_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--alphabet", default="", help='the characters, or "labels" to take them from the training '
                                                         "labels (default: the 207 Vietnamese ones)")
     add_config(command, PackConfig, ["max_rejects"])
-    add_config(command, ImageConfig, ["height", "max_width"])
+    add_config(command, ImageConfig, ["height", "squeeze", "max_width"])
     add_config(command, LabelConfig, ["min_characters", "max_characters"])
 
 

@@ -108,6 +108,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         bucket: str = "s3://ocrpipeline",
         alphabet: str = "",
         height: int = 64,
+        squeeze: float = 1.0,
         max_rejects: float = 0.2,
         sync: bool = True,
         epochs: int = 60,
@@ -154,6 +155,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             bucket: `s3://bucket` with the pictures under `data/`; datasets, models and runs go there too.
             alphabet: The characters, "" for the Vietnamese 207, or "labels" to take them from the training labels.
             height: Height of a line in px.
+            squeeze: Width of a line, as a share of what its picture's aspect gives, 0.25 to 2; less takes less time.
             max_rejects: Share of labelled pictures that may be rejected, 0 to 1.
             sync: Let Label Studio look for new pictures first.
             epochs: Passes over the training lines, at most.
@@ -196,7 +198,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         """
         data = with_secrets(preprocess(
             label_studio_url=label_studio_url, project=project, bucket=bucket, alphabet=alphabet, height=height,
-            max_rejects=max_rejects, sync=sync), S3_SECRET, LABEL_STUDIO_SECRET)
+            squeeze=squeeze, max_rejects=max_rejects, sync=sync), S3_SECRET, LABEL_STUDIO_SECRET)
         data.set_caching_options(False)  # Label Studio may hold new labels
         dataset = data.outputs["Output"]
 

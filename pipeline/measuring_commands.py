@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.command_options import add_command, add_language_model_option
+from handwriting.hyperparameters import TrainConfig
+from handwriting.image import ImageConfig
+from pipeline.command_options import add_command, add_config, add_language_model_option, config_of
 
 
 def add_commands(commands: Any) -> None:
@@ -30,6 +32,8 @@ def _add_bench(commands: Any) -> None:
                          help="ms that the bucket of --transfers takes to answer; 0: one on this machine")
     command.add_argument("--lines", type=int, default=2000, help="lines to train on, or pictures to move, at most")
     command.add_argument("--repeat", type=int, default=4, help="how often the same lines for the second memory row")
+    add_config(command, TrainConfig, ["batch"])
+    add_config(command, ImageConfig, ["height", "squeeze"])
 
 
 def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -49,7 +53,8 @@ def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
             result = bench_transfers.bench_transfers(data, options.lines, options.latency / 1000)
             table = bench_transfers.table(result)
         else:
-            result = bench.bench(data, options.lines, options.repeat)
+            result = bench.bench(data, options.lines, options.repeat, options.batch,
+                                 config_of(ImageConfig, options))
             table = bench.table(result)
     print(table, file=sys.stderr)
     return result

@@ -5,7 +5,7 @@ in its metadata store; the bundle has the scores of every epoch, and S3 is what 
 """
 
 import html
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -202,8 +202,8 @@ def _arguments(run: Any) -> dict[str, Any]:
 
 def _fits(bundle: BundleConfig, arguments: dict[str, Any]) -> bool:
     """Says whether a bundle was trained with the settings among a run's arguments."""
-    settings = {**bundle.model, **bundle.train, "height": bundle.image.height}
-    names = {field.name for config in (ModelConfig, TrainConfig) for field in fields(config)} | {"height"}
+    settings = {**bundle.model, **bundle.train, **asdict(bundle.image)}
+    names = {field.name for config in (ModelConfig, TrainConfig, ImageConfig) for field in fields(config)}
     searched = set(search_space()) if arguments.get("tune") else set()
     return all(settings[name] == arguments[name] for name in (names & set(arguments) & set(settings)) - searched)
 

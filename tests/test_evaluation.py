@@ -1,7 +1,8 @@
-"""A bundle is scored as the predictor would read, also when it is of another height than the dataset."""
+"""A bundle is scored as the predictor would read, also when it is of another height or squeeze than the dataset."""
 
 import shutil
 
+import numpy as np
 import pytest
 
 from handwriting.bundle import CONFIG
@@ -25,14 +26,18 @@ def changed(tiny_bundle, tmp_path):
     return change
 
 
-@pytest.mark.parametrize("height", [32, 96])
-def test_a_champion_of_another_height_reads_lines_in_its_own(tiny_bundle, sample_folder, small_dataset, tmp_path,
-                                                             monkeypatch, height):
-    other = pack_folder(str(sample_folder), str(tmp_path), PackConfig(image=ImageConfig(height=height)), LabelConfig())
-    own, heights, read = evaluate(str(tiny_bundle), small_dataset), set(), Reader.read_pixels
-    monkeypatch.setattr(Reader, "read_pixels", lambda self, line: (heights.add(len(line)), read(self, line))[1])
+@pytest.mark.parametrize("image", [ImageConfig(height=32), ImageConfig(height=96), ImageConfig(squeeze=0.75)])
+def test_a_champion_of_another_size_reads_lines_in_its_own(tiny_bundle, sample_folder, small_dataset, tmp_path,
+                                                           monkeypatch, image):
+    other = pack_folder(str(sample_folder), str(tmp_path), PackConfig(image=image), LabelConfig())
+    shapes, read = [], Reader.read_pixels
+    monkeypatch.setattr(Reader, "read_pixels", lambda self, line: (shapes.append(line.shape), read(self, line))[1])
+    own = evaluate(str(tiny_bundle), small_dataset)
+    own_shapes = shapes.copy()
+    shapes.clear()
     found = evaluate(str(tiny_bundle), other.uri)
-    assert heights == {64} and found.scores.lines == own.scores.lines
+    assert {height for height, _ in shapes} == {64} and found.scores.lines == own.scores.lines
+    np.testing.assert_allclose([width for _, width in shapes], [width for _, width in own_shapes], atol=2)
     assert found.scores.cer == pytest.approx(own.scores.cer, abs=0.05)
 
 

@@ -268,16 +268,24 @@ def test_a_blank_page_stays_blank(level):
 
 @pytest.mark.parametrize("size", [(640, 96), (320, 48), (90, 200), (1000, 33), (64, 64), (8, 3000)])
 @pytest.mark.parametrize("height", [32, 64])
-def test_scaling_gives_the_height_and_keeps_the_aspect(size, height):
-    line = scale(np.asarray(drawing(size=size)), ImageConfig(height=height))
-    assert line.shape == (height, max(8, round(size[0] * height / size[1])))
+@pytest.mark.parametrize("squeeze", [0.75, 1.0])
+def test_scaling_gives_the_height_and_the_squeezed_aspect(size, height, squeeze):
+    line = scale(np.asarray(drawing(size=size)), ImageConfig(height=height, squeeze=squeeze))
+    assert line.shape == (height, max(8, round(size[0] * squeeze * height / size[1])))
 
 
-def test_the_widest_line_is_read_and_one_pixel_more_is_not():
-    config = ImageConfig(height=64, max_width=640)
-    assert scale(np.full((64, 640), 255, np.uint8), config).shape == (64, 640)
-    with pytest.raises(ImageError, match="10 times its height"):
-        scale(np.full((64, 641), 255, np.uint8), config)
+@pytest.mark.parametrize("squeeze, widest, times", [(1.0, 640, 10), (0.5, 1280, 20)])
+def test_the_widest_line_is_read_and_some_pixels_more_are_not(squeeze, widest, times):
+    config = ImageConfig(height=64, squeeze=squeeze, max_width=640)
+    assert scale(np.full((64, widest), 255, np.uint8), config).shape == (64, 640)
+    with pytest.raises(ImageError, match=f"{times} times its height"):
+        scale(np.full((64, widest + 2), 255, np.uint8), config)
+
+
+def test_a_line_squeezed_already_is_squeezed_only_as_far_as_it_is_not_yet():
+    line = np.full((64, 300), 255, np.uint8)
+    assert scale(line, ImageConfig(height=64, squeeze=0.75), squeezed=0.75).shape == (64, 300)
+    assert scale(line, ImageConfig(height=32, squeeze=1.0), squeezed=0.75).shape == (32, 200)
 
 
 def test_input_is_ink_on_nothing_so_that_padding_is_paper():
@@ -287,7 +295,7 @@ def test_input_is_ink_on_nothing_so_that_padding_is_paper():
 
 
 @pytest.mark.parametrize("bounds", [{"height": 60}, {"height": 0}, {"height": 512}, {"max_width": 47}, {"min_side": 1},
-                                    {"max_pixels": 0}])
+                                    {"max_pixels": 0}, {"squeeze": 0}, {"squeeze": 3}])
 def test_bounds_out_of_range_are_refused(bounds):
     with pytest.raises(ConfigError):
         ImageConfig(**bounds)

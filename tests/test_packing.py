@@ -145,11 +145,12 @@ def test_a_picture_replaced_under_its_name_is_read_again(place, tmp_path, reads)
     assert_pixels_are_those_of_the_pictures(place, second.uri, tmp_path / "cache")
 
 
-def test_another_alphabet_is_another_dataset_and_another_height_reads_all_again(place):
+@pytest.mark.parametrize("image", [ImageConfig(height=32), ImageConfig(squeeze=0.75)])
+def test_another_alphabet_is_another_dataset_and_another_size_reads_all_again(place, image):
     first = place.pack()
     other = place.pack(alphabet=FROM_LABELS)
     assert other.uri != first.uri and other.read == 0
-    lower = place.pack(image=ImageConfig(height=32))
+    lower = place.pack(image=image)
     assert lower.uri not in (first.uri, other.uri) and lower.read == 18
 
 

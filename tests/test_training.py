@@ -270,6 +270,19 @@ def test_the_flat_start_puts_letters_in_order_over_the_ink():
     assert flat_loss(right.log(), batch) < flat_loss(wrong.log(), batch)
 
 
+def test_the_shortcut_has_a_loss_of_its_own_in_the_first_part_of_a_run_only(dataset, monkeypatch):
+    heads, losses = {}, training.ctc_losses
+
+    def counted(outputs, part):
+        heads.setdefault(trainer._progress() < training.SHORTCUT_SHARE, set()).add(len(outputs))
+        return losses(outputs, part)
+
+    monkeypatch.setattr(training, "ctc_losses", counted)
+    trainer = Trainer(dataset, SMALL, SHORT)
+    trainer.run()
+    assert heads == {True: {2}, False: {1}}
+
+
 def test_a_run_that_starts_from_a_bundle_knows_where_letters_stand(small_dataset, dataset, tmp_path):
     model = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT).model
     trainer = Trainer(dataset, SMALL, SHORT)

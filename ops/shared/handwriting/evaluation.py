@@ -49,7 +49,7 @@ def evaluate(model_uri: str, dataset_uri: str, split: str = "test", language_mod
         reader = Reader.fetch(model_uri, language_model=language_model)
         check_image(model_uri, reader.config.image, dataset.manifest.image)
         lines = dataset.lines(split)
-        readings = [_read(reader, dataset.pixels(line))
+        readings = [_read(reader, dataset.pixels(line), dataset.manifest.image.squeeze)
                     for line in tqdm(lines, desc=f"reading {split}", unit="", disable=None)]
         scores = score([line.text for line in lines], readings)
         log.info("%s on %d lines of %s: CER %.4f, exact %.3f", reader.version, scores.lines, split, scores.cer,
@@ -57,13 +57,13 @@ def evaluate(model_uri: str, dataset_uri: str, split: str = "test", language_mod
         return Evaluation(model_uri, scores, _report(dataset, lines, readings, scores, model_uri))
 
 
-def _read(reader: Reader, pixels: np.ndarray) -> str:
-    """Reads a line of a dataset; a champion of another height gets it in its own, or no new height could be tried.
+def _read(reader: Reader, pixels: np.ndarray, squeezed: float) -> str:
+    """Reads a line of a dataset; a champion of another height or squeeze gets it in its own, or none could be tried.
 
     What is too wide for the bundle is read as nothing, since the predictor would refuse it.
     """
     try:
-        return reader.read_pixels(scale(pixels, reader.config.image)).text
+        return reader.read_pixels(scale(pixels, reader.config.image, squeezed)).text
     except ImageError:
         return ""
 

@@ -39,14 +39,17 @@ class ImageConfig:
     """How pictures become lines.
 
     Attributes:
-        height: Height of a line in px; its width follows from the picture's aspect.
-        max_width: Widest line in px at that height.
+        height: Height of a line in px.
+        squeeze: Width of a line, as a share of what its picture's aspect gives: a narrower line takes less time to
+            learn and to read, as long as each letter keeps some time steps.
+        max_width: Widest line in px.
         min_side: Smallest usable side of a picture in px.
         max_pixels: Most pixels of a picture; beyond it decoding would cost too much memory.
         version: Part of a dataset's identity; raised here when the same bytes give other pixels than before.
     """
 
     height: int = 64
+    squeeze: float = 1.0
     max_width: int = 3400
     min_side: int = 8
     max_pixels: int = 50_000_000
@@ -55,6 +58,8 @@ class ImageConfig:
     def __post_init__(self) -> None:
         if self.height % 16 or not 16 <= self.height <= 256:
             raise ConfigError(f"height {self.height} px: give a multiple of 16 from 16 to 256")
+        if not 0.25 <= self.squeeze <= 2:
+            raise ConfigError(f"squeeze {self.squeeze}: give 0.25 to 2; 1 keeps a picture's aspect")
         if self.max_width < self.height or self.min_side < 2 or self.max_pixels < 1:
             raise ConfigError(f"image bounds make no sense: {self}")
 
@@ -134,16 +139,23 @@ def _grey(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("L"))
 
 
-def scale(grey: np.ndarray, config: ImageConfig) -> np.ndarray:
-    """Scales uint8 [H, W] to the line height, keeping the aspect.
+def scale(grey: np.ndarray, config: ImageConfig, squeezed: float = 1.0) -> np.ndarray:
+    """Scales uint8 [H, W] to the height of a line, and squeezes it.
+
+    Args:
+        grey: A picture, or a line.
+        config: Height and bounds.
+        squeezed: How far it is squeezed already.
 
     Raises:
         ImageError: "too wide" where the line would pass `max_width`.
     """
-    width = max(config.min_side, round(grey.shape[1] * config.height / grey.shape[0]))
+    stretch = config.height * config.squeeze / squeezed / grey.shape[0]
+    width = max(config.min_side, round(grey.shape[1] * stretch))
     if width > config.max_width:
         raise ImageError("too wide", f"{grey.shape[1]} x {grey.shape[0]} px is wider than "
-                         f"{config.max_width / config.height:.0f} times its height; cut it to one line of writing")
+                         f"{config.max_width / (stretch * grey.shape[0]):.0f} times its height; cut it to one line of "
+                         "writing")
     shrinks = config.height < grey.shape[0]
     return cv2.resize(grey, (width, config.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 

@@ -136,7 +136,8 @@ def _rehearse(job: Job, processes: int) -> str:
     """
     dataset, root = open_store(job.dataset), join(job.runs, RENDERED)
     manifest = read_manifest(dataset)
-    kind = f"{manifest.alphabet} {manifest.image.height} {manifest.image.version}"  # what a start has to share
+    image = manifest.image
+    kind = f"{manifest.alphabet} {image.height} {image.squeeze} {image.version}"  # what a start has to share
     note = f"{run_id(kind, job.model_config, rehearsal.SCHEDULE)}.json"
     if found := named_bundle(root, note, "a network that has read rendered lines"):
         return found

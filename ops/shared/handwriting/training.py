@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
+SHORTCUT_SHARE = 0.3  # share of the run after which the shortcut needs no loss of its own: features are learnt by then
 CLIP = 5.0  # norm of the gradient
 FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat start takes at most
 CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
@@ -221,11 +222,13 @@ class Trainer:
         lines = [line for part in parts for line in part.lines]
         losses = [torch.tensor(0.0)] * len(parts)
         flat = self.step < self.flat_steps and self._progress() < FLAT_SHARE
+        # The graphs of a GPU go on with it: it takes little of their time, and they would have to be made twice.
+        shortcut = self._progress() < SHORTCUT_SHARE or self.graphs is not None
 
         def loss_of(replica: int, model: CRNN, part: Batch) -> Tensor:
             self._seed_dropout(model, replica)
             share = len(part.lines) / len(lines)
-            minimised, loss = (value * share for value in self._losses(model, part, flat))
+            minimised, loss = (value * share for value in self._losses(model, part, shortcut, flat))
             losses[replica] = loss.detach()
             return minimised
 
@@ -244,12 +247,12 @@ class Trainer:
     def _seed_dropout(self, model: CRNN, replica: int = 0) -> None:
         model.seed_dropout(hash((self.config.seed, self.step, self.group.rank * self.replicas.count + replica)))
 
-    def _losses(self, model: CRNN, part: Batch, flat: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns what to minimise and what to report: the loss of the head that reads, without the shortcut's."""
+    def _losses(self, model: CRNN, part: Batch, shortcut: bool = True, flat: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns what to minimise, with the shortcut's own loss or without, and what to report: always without."""
         with self._precision():
             heads = (self._heads or model.forward_with_shortcut)(self._images(part))
-        loss, shortcut = ctc_losses(heads, part)
-        return flat_loss(heads[1], part) if flat else loss + SHORTCUT_WEIGHT * shortcut, loss
+        loss, *others = ctc_losses(heads if shortcut else heads[:1], part)
+        return flat_loss(heads[1], part) if flat else loss + SHORTCUT_WEIGHT * sum(others), loss
 
     def find_letters(self) -> None:
         """Finds where the letters of the training lines stand, with the averaged weights; from then on it splices.
