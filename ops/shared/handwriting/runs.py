@@ -131,8 +131,8 @@ class Job(NamedTuple):
 def _rehearse(job: Job, processes: int) -> str:
     """Returns the bundle of a network of a job's size that has read rendered lines; trains it where there is none.
 
-    It is found by alphabet and height, not by the labels that its texts came from: what is labelled later starts from
-    it too.
+    It is found by the alphabet and how lines are scaled, not by the labels that its texts came from: what is labelled
+    later starts from it too.
     """
     dataset, root = open_store(job.dataset), join(job.runs, RENDERED)
     manifest = read_manifest(dataset)
