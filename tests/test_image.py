@@ -274,12 +274,12 @@ def test_scaling_gives_the_height_and_the_squeezed_aspect(size, height, squeeze)
     assert line.shape == (height, max(8, round(size[0] * squeeze * height / size[1])))
 
 
-@pytest.mark.parametrize("squeeze, widest, times", [(1.0, 640, 10), (0.5, 1280, 20)])
-def test_the_widest_line_is_read_and_some_pixels_more_are_not(squeeze, widest, times):
+@pytest.mark.parametrize("squeeze, widest, wider, times", [(1.0, 640, 641, 10), (0.5, 1280, 1282, 20)])
+def test_the_widest_line_is_read_and_one_pixel_more_is_not(squeeze, widest, wider, times):
     config = ImageConfig(height=64, squeeze=squeeze, max_width=640)
     assert scale(np.full((64, widest), 255, np.uint8), config).shape == (64, 640)
     with pytest.raises(ImageError, match=f"{times} times its height"):
-        scale(np.full((64, widest + 2), 255, np.uint8), config)
+        scale(np.full((64, wider), 255, np.uint8), config)
 
 
 def test_a_line_squeezed_already_is_squeezed_only_as_far_as_it_is_not_yet():

@@ -150,12 +150,11 @@ def scale(grey: np.ndarray, config: ImageConfig, squeezed: float = 1.0) -> np.nd
     Raises:
         ImageError: "too wide" where the line would pass `max_width`.
     """
-    stretch = config.height * config.squeeze / squeezed / grey.shape[0]
-    width = max(config.min_side, round(grey.shape[1] * stretch))
+    square = config.height * config.squeeze / squeezed  # width in px of what is as wide as high
+    width = max(config.min_side, round(grey.shape[1] * square / grey.shape[0]))
     if width > config.max_width:
         raise ImageError("too wide", f"{grey.shape[1]} x {grey.shape[0]} px is wider than "
-                         f"{config.max_width / (stretch * grey.shape[0]):.0f} times its height; cut it to one line of "
-                         "writing")
+                         f"{config.max_width / square:.0f} times its height; cut it to one line of writing")
     shrinks = config.height < grey.shape[0]
     return cv2.resize(grey, (width, config.height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
