@@ -29,7 +29,7 @@ def preprocess(
         label_studio_url: Address of Label Studio.
         project: Number of the project.
         bucket: `s3://bucket`, with the pictures under `data/`.
-        metrics: Counts of lines, rejects and pictures read.
+        metrics: Counts of lines, rejects and pictures read; pixels of a line's width to a character.
         rejects: JSON list of what was left out: task, uri, reason, detail.
         alphabet: The characters, "" for the Vietnamese 207, or "labels" to take them from the training labels.
         height: Height of a line in px.

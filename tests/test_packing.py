@@ -219,6 +219,17 @@ def test_a_text_fits_exactly_from_four_pixels_a_step(place):
     assert place.report() == {"train/images/bb.png": "too narrow for its text"}
 
 
+def test_it_says_how_wide_a_character_is_in_the_middle(place):
+    for name in TEXTS:
+        place.data.write(f"train/images/{name}", encoded(drawing(int(name[:2]), (1200, 64))))
+        place.data.write(f"test/images/{name}", encoded(drawing(int(name[:2]) + 100, (420, 64))))
+        place.data.write(f"validation/images/{name}", encoded(drawing(int(name[:2]) + 200, (150, 64))))
+    assert set(map(len, TEXTS.values())) == {14}
+    for squeeze, width in [(1.0, 30.0), (0.5, 15.0)]:
+        packed = place.pack(image=ImageConfig(height=64, squeeze=squeeze))
+        assert packed.summary()["character_width"] == packed.metrics()["character_width"] == width
+
+
 def test_rejects_hold_no_text(place):
     add_lines(place.data, "train", {"x.png": "Mật khẩu ß", "y.png": "Mật khẩu " * 50})
     place.data.write("train/images/x.png", encoded(drawing(5, (8, 64))))

@@ -74,6 +74,13 @@ def test_rendered_lines_are_of_the_datasets_alphabet_and_height(small_dataset, t
         assert "Huế" in {line.text for line in found.lines("train")}
 
 
+def test_of_much_squeezed_rendered_lines_those_remain_that_are_wide_enough(small_dataset, tmp_path):
+    manifest = read_manifest(open_store(small_dataset))
+    squeezed = replace(manifest, image=replace(manifest.image, squeeze=0.25))
+    with rehearsal.rendered_dataset(["Thành phố Huế, Thừa Thiên Huế"], squeezed) as uri:
+        assert 0 < len(Dataset(uri, tmp_path).all_lines) < 0.8 * rehearsal.LINES
+
+
 def test_without_fonts_it_says_what_to_install(small_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("handwriting.fonts.PACKAGES", "no-such-font-")
     with pytest.raises(ConfigError, match=r"no package no-such-font-\* is installed: pip install -e '.\[fonts\]'"):

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,8 @@ class Packed(NamedTuple):
         rejects: What was left out, and why.
         read: Pictures read this time; the others were known.
         new: False where the very dataset was there already.
+        character_width: Of the lines, px for each character of the text; the median, which says whether lines may be
+            squeezed further.
     """
 
     uri: str
@@ -70,17 +73,18 @@ class Packed(NamedTuple):
     rejects: list[Reject]
     read: int
     new: bool
+    character_width: float
 
     def summary(self) -> dict[str, object]:
         """Returns the counts, for logs, metrics and the command line."""
         reasons = Counter(str(reject.reason) for reject in self.rejects)
         return {"dataset": self.uri, "lines": self.splits, "rejected": dict(sorted(reasons.items())),
-                "pictures_read": self.read, "new": self.new}
+                "pictures_read": self.read, "new": self.new, "character_width": self.character_width}
 
     def metrics(self) -> dict[str, float]:
         """Returns the counts as numbers."""
         return {**{f"lines_{split}": n for split, n in self.splits.items()}, "rejected": len(self.rejects),
-                "pictures_read": self.read}
+                "pictures_read": self.read, "character_width": self.character_width}
 
     def write_rejects(self, path: str) -> None:
         """Writes the rejects report, a JSON list, to a local file."""
@@ -188,7 +192,8 @@ class _Packer:
             manifest = Manifest(identity, self.config.image, self.alphabet, splits)
             write_json(self.datasets, f"{identity}/{MANIFEST}", asdict(manifest))
         write_json(self.datasets, LATEST, {"id": identity})
-        return Packed(uri, splits, rejects, self.read, new)
+        character_width = round(median(line.width / len(line.text) for line in lines), 1)
+        return Packed(uri, splits, rejects, self.read, new, character_width)
 
     def _final(self, shard: str, identity: str) -> str:
         return f"{identity}/shards/{shard}" if shard in self.staged else shard

@@ -38,5 +38,6 @@ def rendered_dataset(texts: Sequence[str], manifest: Manifest) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
         folder = Path(scratch)
         render_lines(folder / "lines", texts, installed_families(), Alphabet(manifest.alphabet), lines=LINES)
-        config = PackConfig(manifest.image, manifest.alphabet)
+        # However many are too narrow for their texts: letters of fonts may be narrower than those that were squeezed.
+        config = PackConfig(manifest.image, manifest.alphabet, max_rejects=1.0)
         yield pack_folder(os.fspath(folder / "lines"), os.fspath(folder / "datasets"), config, LabelConfig()).uri
