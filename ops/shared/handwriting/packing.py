@@ -76,13 +76,13 @@ class Packed(NamedTuple):
     character_width: float
 
     def summary(self) -> dict[str, object]:
-        """Returns the counts, for logs, metrics and the command line."""
+        """Returns the counts and the width of a character, for logs and the command line."""
         reasons = Counter(str(reject.reason) for reject in self.rejects)
         return {"dataset": self.uri, "lines": self.splits, "rejected": dict(sorted(reasons.items())),
                 "pictures_read": self.read, "new": self.new, "character_width": self.character_width}
 
     def metrics(self) -> dict[str, float]:
-        """Returns the counts as numbers."""
+        """Returns the counts and the width of a character as numbers."""
         return {**{f"lines_{split}": n for split, n in self.splits.items()}, "rejected": len(self.rejects),
                 "pictures_read": self.read, "character_width": self.character_width}
 
