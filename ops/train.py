@@ -55,7 +55,7 @@ def train(
         comet: Folder with the offline Comet archive; empty where COMET_API_KEY is set.
         epochs: Passes over the training lines, at most.
         batch: Lines of a step.
-        learning_rate: Rate at the start; it falls along half a cosine.
+        learning_rate: Rate for 60 % of the run; then it falls in a straight line.
         weight_decay: Of AdamW.
         augmentation: Strength of augmentation and splicing, 0 (none) to 1.
         patience: Epochs without a better validation CER after which training stops.

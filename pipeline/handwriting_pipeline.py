@@ -160,7 +160,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             sync: Let Label Studio look for new pictures first.
             epochs: Passes over the training lines, at most.
             batch: Lines of a step.
-            learning_rate: Rate at the start; it falls along half a cosine.
+            learning_rate: Rate for 60 % of the run; then it falls in a straight line.
             augmentation: Strength of augmentation and splicing, 0 (none) to 1.
             patience: Epochs without a better validation CER after which training stops.
             minutes: Time limit of training; 0 for none.

@@ -283,6 +283,15 @@ def test_the_shortcut_has_a_loss_of_its_own_in_the_first_part_of_a_run_only(data
     assert heads == {True: {2}, False: {1}}
 
 
+def test_the_learning_rate_falls_in_the_last_two_fifths_of_a_run(dataset):
+    trainer = Trainer(dataset, SMALL, TrainConfig(epochs=10, batch=4, learning_rate=2e-3))
+    rates = []
+    for trainer.step in range(0, 10 * trainer._steps_of_epoch() + 1, trainer._steps_of_epoch()):
+        trainer._set_learning_rate()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([2e-3] * 7 + [1.5e-3, 1e-3, 5e-4, 2e-6])
+
+
 def test_a_run_that_starts_from_a_bundle_knows_where_letters_stand(small_dataset, dataset, tmp_path):
     model = runs.train(small_dataset, str(tmp_path / "models"), str(tmp_path / "runs"), SMALL, SHORT).model
     trainer = Trainer(dataset, SMALL, SHORT)

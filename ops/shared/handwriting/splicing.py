@@ -1,7 +1,8 @@
 """Makes new training lines of pieces of others, cut between letters: other words in real handwriting.
 
 After Shonenkov et al., "StackMix and Blot Augmentations for Handwritten Text Recognition", arXiv:2108.11667, 2021. Here
-no corpus gives the texts: a line goes on where another one has the same letters, so each pair of letters is a real one.
+no corpus gives the texts: a line goes on where another one has the same letters, four if one can be found, so that
+most of what is written is likely, or two, so that each pair of letters is a real one.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ from handwriting.alphabet import Alphabet
 from handwriting.ctc import STEP, align
 from handwriting.image import WHITE
 
-CONTEXT = 2  # characters that both lines have before the cut
+# Characters that both lines have before the cut, and lines looked at for one that has them; the fewer if the more fail.
+AGREEMENTS = ((4, 40), (2, 6))
+LEAST = AGREEMENTS[-1][0]
 RUN = 8  # characters of a piece, on average
-TRIES = 6  # lines looked at for the next piece
 NEAR = 0.15  # share of its width by which a line may become wider or narrower with each piece
 CENTRE = 0.5  # grey levels of a column that weigh as much as a pixel off the middle between two letters
 
@@ -81,7 +83,7 @@ def spliced(line: Letters, another: Callable[[], Letters], rng: np.random.Genera
     place, room = 0, int(line.starts[-1])
     tolerance = NEAR * room
     pieces, text = [], ""
-    while (cut := max(CONTEXT, place + int(rng.geometric(1 / RUN)))) < len(line.text):
+    while (cut := max(LEAST, place + int(rng.geometric(1 / RUN)))) < len(line.text):
         pieces.append(line.piece(place, cut))
         text += line.text[place:cut]
         room -= pieces[-1].shape[1]
@@ -93,11 +95,12 @@ def spliced(line: Letters, another: Callable[[], Letters], rng: np.random.Genera
 def _continuation(line: Letters, cut: int, room: int, tolerance: float,
                   another: Callable[[], Letters]) -> tuple[Letters, int]:
     """Returns a line and the place in it that can follow `line` up to `cut` and about fills the room, px."""
-    context = line.text[cut - CONTEXT:cut]
-    for _ in range(TRIES):
-        other = another()
-        misfits = [(abs(int(other.starts[-1] - other.starts[place]) - room), place)
-                   for place in other.continuations(context)]
-        if misfits and min(misfits)[0] < tolerance:
-            return other, min(misfits)[1]
+    for letters, tries in AGREEMENTS:
+        context = line.text[max(0, cut - letters):cut]
+        for _ in range(tries):
+            other = another()
+            misfits = [(abs(int(other.starts[-1] - other.starts[place]) - room), place)
+                       for place in other.continuations(context)]
+            if misfits and min(misfits)[0] < tolerance:
+                return other, min(misfits)[1]
     return line, cut
