@@ -8,10 +8,17 @@ MOST_PROCESSES = 12  # beside an H200 they change over 1,800 lines/s
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Says whether bf16 arithmetic is in the hardware; emulated it would be slower than float32."""
+    """Says whether a network learns faster in bf16 than in float32.
+
+    Having its instructions is not enough: those of Intel's AVX-512 multiply no faster than float32's. On a Xeon that
+    hides its AMX the network learns 44 lines/s in float32 and 31 in bf16.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    has = torch.cpu.get_capabilities()
+    if has.get("cpu_name", "").startswith("Intel"):
+        return has.get("amx_bf16", False)
+    return has.get("avx512_bf16", False)
 
 
 def feeding(device: torch.device) -> Feeding:
