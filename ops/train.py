@@ -58,7 +58,7 @@ def train(
         learning_rate: Rate for 60 % of the run; then it falls in a straight line.
         weight_decay: Of AdamW.
         augmentation: Strength of augmentation and splicing, 0 (none) to 1.
-        patience: Epochs without a better validation CER after which training stops.
+        patience: Epochs without a better validation CER after which the rate falls early; once it falls, training ends.
         minutes: Time limit that the schedule is shortened to; 0 for none.
         seed: Decides weights, order and augmentation.
         channels: Channels of the first of four convolution stages; the others have 2, 4 and 8 times as many.

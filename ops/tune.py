@@ -48,7 +48,7 @@ def tune(
         metrics: CER of the best trial, and how many there were.
         page: Table of all trials, their history, and what each number is worth.
         epochs: Of a trial, at most.
-        patience: Epochs without a better validation CER after which a trial stops.
+        patience: Epochs without a better validation CER after which the rate falls early; once it falls, a trial ends.
         minutes: Time limit of a trial; 0 for none.
         seed: Of all trials, and of a search in this pod.
         channels: Of the first convolution stage of all trials; the others have 2, 4 and 8 times as many.

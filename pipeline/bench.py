@@ -119,7 +119,7 @@ def _network(dataset_uri: str, lines: int, batch: int) -> Measured:
         began = time.monotonic()
         for parts in random:
             trainer.train_step(parts, 1).loss()
-            trainer.step += 1
+            trainer.schedule.step += 1
         return Measured(len(trainer.training_lines.lines) / (time.monotonic() - began), _peak())
 
 
@@ -131,6 +131,6 @@ def _trainer(dataset_uri: str, lines: int, repeat: int, batch: int, cache: Path)
     dataset.all_lines = dataset.lines("train")[:lines] * repeat + dataset.lines("validation")
     # The steps of the one epoch are as those of a whole run, in the same proportion.
     trainer = Trainer(dataset, ModelConfig(), TrainConfig(epochs=1, batch=batch))
-    trainer.flat_steps = 0  # they are cheaper than all others
+    trainer.schedule.flat_steps = 0  # they are cheaper than all others
     trainer.find_letters()  # once in a run
     return trainer

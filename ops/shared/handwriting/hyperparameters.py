@@ -60,7 +60,7 @@ class TrainConfig:
         learning_rate: Rate for 60 % of the run; then it falls in a straight line.
         weight_decay: Of AdamW.
         augmentation: Strength of augmentation and splicing once they have grown, 0 (none) to 1.
-        patience: Epochs without a better validation CER after which the run stops.
+        patience: Epochs without a better validation CER after which the rate falls early; once it falls, the run ends.
         minutes: Time limit; the schedule is shortened to end in it. 0: no limit.
         seed: Decides weights, order and augmentation.
     """

@@ -41,6 +41,7 @@ from handwriting.losses import ctc_losses, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
 from handwriting.model import CRNN, Heads
 from handwriting.replicas import Replicas
+from handwriting.schedule import Schedule
 from handwriting.splicing import letter_starts
 from handwriting.store import Store
 
@@ -50,14 +51,9 @@ T = TypeVar("T")
 
 CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
-SHORTCUT_SHARE = 0.3  # share of the run after which the shortcut needs no loss of its own: features are learnt by then
 CLIP = 5.0  # norm of the gradient
-FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat start takes at most
-CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
-SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
 MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
 AHEAD = 1  # steps that a GPU is given before it is asked for a loss, so that it always has work
-COOLDOWN = 0.4  # share of the run, at its end, in which the learning rate falls
 AVERAGE_DECAY = 0.99  # of the averaged weights, a step; less while few steps were made
 
 
@@ -98,7 +94,8 @@ class Trainer:
         self._averages, self._values = _floats(self.average), _floats(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay, fused=True)
-        self.step, self.seconds, self.flat_steps = 0, 0.0, FLAT_STEPS
+        steps = math.ceil(math.ceil(len(self.training_lines.lines) / group.size) / self.batch)
+        self.schedule = Schedule(config, steps)
         self._next_batches: Iterator[list[Batch]] | None = None
         self.history: list[Epoch] = []
         self.best_weights: dict[str, Tensor] = {}
@@ -114,7 +111,7 @@ class Trainer:
         weights = fitted(start, self.model.state_dict(), self.alphabet)
         self.model.load_state_dict(weights)
         self.average.load_state_dict(weights)
-        self.flat_steps = 0  # these weights know where letters stand
+        self.schedule.flat_steps = 0  # these weights know where letters stand
         log.info("starting from %s, %d of its %d letters", start.uri,
                  len(set(start.alphabet.characters) & set(self.alphabet.characters)), len(start.alphabet))
 
@@ -123,7 +120,7 @@ class Trainer:
         self._resume()
         for epoch in self.history:
             on_epoch(epoch)
-        saved = began = time.monotonic() - self.seconds
+        saved = began = time.monotonic() - self.schedule.seconds
         with closing(self.training_lines):
             while not self._done():
                 epoch = self._epoch(began)
@@ -138,24 +135,10 @@ class Trainer:
     def _done(self) -> bool:
         if not self.history:
             return False
-        waited = len(self.history) - self.best.number
-        if waited >= self.config.patience:
-            log.info("stopped: no better validation CER for %d epochs", waited)
-            return True
-        return self._progress() >= 1
-
-    def _progress(self, epoch: int | None = None) -> float:
-        """Returns how much of the run is over, 0 to 1: by epochs, or by the clock where a limit comes first.
-
-        Args:
-            epoch: Whose begin is meant, from 1; None for now.
-        """
-        steps = self.step / self._steps_of_epoch() if epoch is None else epoch - 1
-        limit = 60 * self.config.minutes
-        return max(steps / self.config.epochs, self.seconds / limit if limit else 0.0)
-
-    def _steps_of_epoch(self) -> int:
-        return math.ceil(math.ceil(len(self.training_lines.lines) / self.group.size) / self.batch)
+        last, best = len(self.history), self.best.number
+        if self.schedule.hurry(last, best):
+            self._next_batches = None  # they were made for an earlier part of the run
+        return self.schedule.ended(last, best)
 
     def _epoch(self, began: float) -> Epoch:
         number = len(self.history) + 1
@@ -163,14 +146,14 @@ class Trainer:
         self._next_batches = self.batches(number + 1) if number < self.config.epochs else None  # beside this one
         loss = self.train_epoch(number, began, batches)
         scores = self.validate()
-        self.seconds = self.group.agree(time.monotonic() - began)
-        epoch = Epoch(number, loss, scores, self.seconds)
+        self.schedule.seconds = self.group.agree(time.monotonic() - began)
+        epoch = Epoch(number, loss, scores, self.schedule.seconds)
         self.history.append(epoch)
         if self.best is epoch:
             self.best_weights = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                                  for name, value in self.average.state_dict().items()}
-        log.info("epoch %d of %d: loss %.3f, validation CER %.4f, exact %.3f, %.0f s", number, self.config.epochs,
-                 loss, scores.cer, scores.exact, self.seconds)
+        log.info("epoch %d of %d: loss %.3f, validation CER %.4f, exact %.3f, %.0f s", number, self.schedule.epochs,
+                 loss, scores.cer, scores.exact, epoch.seconds)
         return epoch
 
     def train_epoch(self, number: int, began: float, batches: Iterator[list[Batch]]) -> float:
@@ -188,15 +171,16 @@ class Trainer:
             DataError: The loss of a step is not finite.
         """
         total, lines, waiting = 0.0, 0, deque[Step]()
-        for parts in tqdm(batches, total=self._steps_of_epoch(), desc=f"epoch {number}", leave=False, disable=None):
+        steps = self.schedule.steps_of_epoch
+        for parts in tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None):
             waiting.append(self.train_step(parts, number))
             lines += len(waiting[-1].lines)
             if len(waiting) > AHEAD:
                 total += waiting.popleft().loss()
-            self.step += 1
+            self.schedule.step += 1
             if self.config.minutes:
-                self.seconds = self.group.agree(time.monotonic() - began)
-            if self._progress() >= 1:  # a time limit ends within the epoch
+                self.schedule.seconds = self.group.agree(time.monotonic() - began)
+            if self.schedule.progress() >= 1:  # a time limit ends within the epoch
                 break
         return (total + sum(step.loss() for step in waiting)) / lines
 
@@ -210,21 +194,21 @@ class Trainer:
             strength: Of augmentation, 0 to 1; None lets it grow with the run.
         """
         if strength is None:
-            if self.config.augmentation and not self.training_lines.starts and self._progress(number) >= SPLICING:
+            if not self.training_lines.starts and self.schedule.splices(number):
                 self.find_letters()
-            growth = (self._progress(number) - CALM) / (FULL - CALM)
-            strength = self.config.augmentation * min(1.0, max(0.0, growth))
+            strength = self.schedule.augmentation(number)
         return self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
                                            self.group)
 
     def train_step(self, parts: Sequence[Batch], number: int) -> Step:
         """Learns from one batch, a part a replica, in epoch `number`; a GPU may still be at it when this returns."""
-        self._set_learning_rate()
+        for weights in self.optimizer.param_groups:
+            weights["lr"] = self.schedule.learning_rate()
         lines = [line for part in parts for line in part.lines]
         losses = [torch.tensor(0.0)] * len(parts)
-        flat = self.step < self.flat_steps and self._progress() < FLAT_SHARE
+        flat = self.schedule.flat()
         # The graphs of a GPU go on with it: it takes little of their time, and they would have to be made twice.
-        shortcut = self._progress() < SHORTCUT_SHARE or self.graphs is not None
+        shortcut = self.schedule.shortcut() or self.graphs is not None
 
         def loss_of(replica: int, model: CRNN, part: Batch) -> Tensor:
             self._seed_dropout(model, replica)
@@ -240,13 +224,15 @@ class Trainer:
             self.replicas.learn(parts, loss_of)
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
-        torch._foreach_lerp_(self._averages, self._values, 1 - min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step)))
+        step = self.schedule.step
+        torch._foreach_lerp_(self._averages, self._values, 1 - min(AVERAGE_DECAY, (1 + step) / (10 + step)))
         losses = [loss.to("cpu", non_blocking=True) for loss in losses]
         arrived = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
-        return Step(number, self.step, losses, lines, arrived)
+        return Step(number, step, losses, lines, arrived)
 
     def _seed_dropout(self, model: CRNN, replica: int = 0) -> None:
-        model.seed_dropout(hash((self.config.seed, self.step, self.group.rank * self.replicas.count + replica)))
+        replica += self.group.rank * self.replicas.count
+        model.seed_dropout(hash((self.config.seed, self.schedule.step, replica)))
 
     def _losses(self, model: CRNN, part: Batch, shortcut: bool = True, flat: bool = False) -> tuple[Tensor, Tensor]:
         """Returns what to minimise, with the shortcut's own loss or without, and what to report: always without."""
@@ -327,22 +313,12 @@ class Trainer:
         return Graphs(self.model.train(), partial(self._losses, self.model), self.batch,
                       self.dataset.manifest.image.height, graphed_widths(widest, self.training_lines.feeding.multiple))
 
-    def _set_learning_rate(self) -> None:
-        """Keeps the rate, then lets it fall in a straight line (Hägele et al., NeurIPS 2024: a cooldown).
-
-        Half a cosine reads worse: nothing is gained in its last third. There is no rise before it: with a low rate at
-        first the network learns to read nothing but blanks, and took five times as long to leave that.
-        """
-        rate = self.config.learning_rate * max(1e-3, min(1.0, (1 - self._progress()) / COOLDOWN))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
     def _save(self) -> None:
         """Writes the checkpoint: everything that the next epoch depends on."""
         if self.store is None or not self.group.leads:
             return
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "step": self.step, "seconds": self.seconds,
+                 "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state(),
                  "history": [asdict(epoch) for epoch in self.history], "best_weights": self.best_weights,
                  "training_lines": self.training_lines.state()}
         buffer = io.BytesIO()
@@ -361,11 +337,11 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.training_lines.load_state(state["training_lines"])
+            self.schedule.load_state(state["schedule"])
             self.history = [Epoch(**{**row, "scores": Scores(**row["scores"])}) for row in state["history"]]
         except (RuntimeError, LookupError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise DataError(f"the checkpoint {self.store.root}/{CHECKPOINT} is damaged; delete it to train "
                             "from the start") from error
-        self.step, self.seconds = state["step"], state["seconds"]
         self.best_weights = {k: v.cpu() for k, v in state["best_weights"].items()}
         log.info("resumed after epoch %d from %s/%s", len(self.history), self.store.root, CHECKPOINT)
 

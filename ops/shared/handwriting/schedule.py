@@ -1,0 +1,114 @@
+"""How far a run of training is, and what depends on it: rate, augmentation, splicing, the shortcut's loss, the end."""
+
+import logging
+from typing import Any
+
+from handwriting.hyperparameters import TrainConfig
+
+log = logging.getLogger(__name__)
+
+FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat start takes at most
+CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
+SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
+SHORTCUT_SHARE = 0.3  # share of the run after which the shortcut needs no loss of its own: features are learnt by then
+COOLDOWN = 0.4  # share of the run, at its end, in which the learning rate falls
+
+
+class Schedule:
+    """The way of one run from its first step to its end.
+
+    Args:
+        config: How long the run may be: epochs or minutes, whichever end first.
+        steps_of_epoch: Steps of an epoch.
+
+    Attributes:
+        step: Steps made.
+        seconds: Time taken, s.
+        flat_steps: Steps that the flat start takes; 0 for weights that know where letters stand.
+    """
+
+    def __init__(self, config: TrainConfig, steps_of_epoch: int):
+        self.config, self.steps_of_epoch = config, steps_of_epoch
+        self.step, self.seconds, self.flat_steps = 0, 0.0, FLAT_STEPS
+        self._pace, self._waits_from = 1.0, 0  # progress counts so many times; the epoch after which that began
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the run takes at most."""
+        return round(self.config.epochs / self._pace)
+
+    def progress(self, epoch: int | None = None) -> float:
+        """Returns how much of the run is over, 0 to 1: by epochs, or by the clock where a limit comes first.
+
+        Args:
+            epoch: Whose begin is meant, from 1; None for now.
+        """
+        epochs = self.step / self.steps_of_epoch if epoch is None else epoch - 1
+        limit = 60 * self.config.minutes
+        return self._pace * max(epochs / self.config.epochs, self.seconds / limit if limit else 0.0)
+
+    def learning_rate(self) -> float:
+        """Returns the rate of the next step: it stays, then falls in a straight line.
+
+        (Hägele et al., NeurIPS 2024: a cooldown.) Half a cosine reads worse: nothing is gained in its last third. There
+        is no rise before it: with a low rate at first the network learns to read nothing but blanks, and took five
+        times as long to leave that.
+        """
+        return self.config.learning_rate * max(1e-3, min(1.0, (1 - self.progress()) / COOLDOWN))
+
+    def augmentation(self, epoch: int) -> float:
+        """Returns the strength of augmentation in an epoch, 0 to 1: it grows with the run."""
+        return self.config.augmentation * min(1.0, max(0.0, (self.progress(epoch) - CALM) / (FULL - CALM)))
+
+    def splices(self, epoch: int) -> bool:
+        """Says whether an epoch has lines spliced of others."""
+        return self.config.augmentation > 0 and self.progress(epoch) >= SPLICING
+
+    def flat(self) -> bool:
+        """Says whether the next step belongs to the flat start."""
+        return self.step < self.flat_steps and self.progress() < FLAT_SHARE
+
+    def shortcut(self) -> bool:
+        """Says whether the shortcut has a loss of its own in the next step."""
+        return self.progress() < SHORTCUT_SHARE
+
+    def hurry(self, epoch: int, best: int) -> bool:
+        """Lets the rate fall at once where nothing gets better, and says whether it did.
+
+        A network reads better once its rate falls, also one that no longer does at its full rate: its run skips what
+        is left of that, and the fall takes its share of what the run has become.
+
+        Args:
+            epoch: The last one, from 1.
+            best: The one with the lowest validation CER.
+        """
+        if not self._impatient(epoch, best) or self.progress() >= 1 - COOLDOWN:
+            return False
+        self._pace *= (1 - COOLDOWN) / self.progress()
+        self._waits_from = epoch
+        log.info("no better validation CER for %d epochs: the rate falls now, until epoch %d at most",
+                 self.config.patience, round(epoch / (1 - COOLDOWN)))
+        return True
+
+    def ended(self, epoch: int, best: int) -> bool:
+        """Says whether the run is over, after an epoch as for `hurry`."""
+        if self._impatient(epoch, best):
+            log.info("stopped: no better validation CER for %d epochs", self.config.patience)
+            return True
+        return self.progress() >= 1
+
+    def _impatient(self, epoch: int, best: int) -> bool:
+        return epoch - max(best, self._waits_from) >= self.config.patience
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps."""
+        return {"step": self.step, "seconds": self.seconds, "pace": self._pace, "waits_from": self._waits_from}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            LookupError: It lacks something.
+        """
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._pace, self._waits_from = state["pace"], state["waits_from"]
