@@ -117,9 +117,9 @@ def _network(dataset_uri: str, lines: int, batch: int) -> Measured:
         random = [[part._replace(images=torch.randint_like(part.images, 256)) for part in parts]
                   for parts in trainer.batches(1, trainer.config.augmentation)]
         began = time.monotonic()
-        for parts in random:
+        for count, parts in enumerate(random, 1):
             trainer.train_step(parts, 1).loss()
-            trainer.schedule.step += 1
+            trainer.schedule.advance(count / len(random))
         return Measured(len(trainer.training_lines.lines) / (time.monotonic() - began), _peak())
 
 

@@ -5,16 +5,14 @@ import pytest
 from handwriting.hyperparameters import TrainConfig
 from handwriting.schedule import Schedule
 
-STEPS = 4
-
 
 def schedule(**settings):
-    return Schedule(TrainConfig(**{"epochs": 10, "patience": 3, **settings}), STEPS)
+    return Schedule(TrainConfig(**{"epochs": 10, "patience": 3, **settings}))
 
 
 def after(made, epoch):
-    """A schedule at the end of an epoch."""
-    made.step = epoch * STEPS
+    """A schedule at the end of an epoch of four steps."""
+    made.step, made.passes = 4 * epoch, epoch
     return made
 
 
@@ -26,7 +24,7 @@ def test_the_learning_rate_falls_in_the_last_two_fifths_of_a_run():
 
 def test_a_time_limit_counts_where_it_comes_first():
     made = schedule(minutes=10)
-    made.step, made.seconds = STEPS, 30
+    made.passes, made.seconds = 1, 30
     assert made.progress() == pytest.approx(0.1)
     made.seconds = 300
     assert made.progress() == pytest.approx(0.5)
@@ -71,6 +69,13 @@ def test_it_ends_when_nothing_is_better_though_the_rate_falls():
     made = after(schedule(), 8)
     assert not made.hurry(8, best=5)
     assert made.ended(8, best=5) and not made.ended(8, best=6)
+
+
+def test_a_step_takes_it_on():
+    made = schedule()
+    made.advance(0.25)
+    made.advance(0.5)
+    assert made.step == 2 and made.progress() == pytest.approx(0.05)
 
 
 def test_a_checkpoint_keeps_all_of_it():

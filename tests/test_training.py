@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import closing
 
 import numpy as np
@@ -285,6 +286,24 @@ def test_a_run_that_starts_from_a_bundle_knows_where_letters_stand(small_dataset
     assert trainer.schedule.flat()
     trainer.start_from(load_start(model, SMALL, dataset.manifest.image))
     assert not trainer.schedule.flat()
+
+
+def test_a_run_in_which_lines_are_left_out_has_its_epochs_whole(dataset, monkeypatch):
+    trainer = Trainer(dataset, SMALL, TrainConfig(epochs=8, batch=1, patience=8))
+    wrong, steps = {line.text for line in dataset.lines("train")[:3]}, Counter()
+    monkeypatch.setattr(training, "lacks_a_passage", lambda text, _: text in wrong)
+    monkeypatch.setattr(training, "MOST_DOUBTFUL", 1)
+    train_step = trainer.train_step
+
+    def counted(parts, number):
+        steps[number] += 1
+        return train_step(parts, number)
+
+    monkeypatch.setattr(trainer, "train_step", counted)
+    before, left = len(dataset.lines("train")), len(trainer.run().left_out)
+    assert left >= 3
+    assert steps == {1: before, **dict.fromkeys(range(2, 9), before - left)}
+    assert trainer.schedule.progress() == 1
 
 
 def test_other_settings_or_code_are_another_run(monkeypatch):

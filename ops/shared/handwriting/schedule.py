@@ -19,17 +19,17 @@ class Schedule:
 
     Args:
         config: How long the run may be: epochs or minutes, whichever end first.
-        steps_of_epoch: Steps of an epoch.
 
     Attributes:
         step: Steps made.
+        passes: Epochs made, with the share of the one that is under way.
         seconds: Time taken, s.
         flat_steps: Steps that the flat start takes; 0 for weights that know where letters stand.
     """
 
-    def __init__(self, config: TrainConfig, steps_of_epoch: int):
-        self.config, self.steps_of_epoch = config, steps_of_epoch
-        self.step, self.seconds, self.flat_steps = 0, 0.0, FLAT_STEPS
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.step, self.passes, self.seconds, self.flat_steps = 0, 0.0, 0.0, FLAT_STEPS
         self._pace, self._waits_from = 1.0, 0  # progress counts so many times; the epoch after which that began
 
     @property
@@ -43,9 +43,14 @@ class Schedule:
         Args:
             epoch: Whose begin is meant, from 1; None for now.
         """
-        epochs = self.step / self.steps_of_epoch if epoch is None else epoch - 1
+        passes = self.passes if epoch is None else epoch - 1
         limit = 60 * self.config.minutes
-        return self._pace * max(epochs / self.config.epochs, self.seconds / limit if limit else 0.0)
+        return self._pace * max(passes / self.config.epochs, self.seconds / limit if limit else 0.0)
+
+    def advance(self, passes: float) -> None:
+        """Goes on by a step, after which so many epochs are made."""
+        self.step += 1
+        self.passes = passes
 
     def learning_rate(self) -> float:
         """Returns the rate of the next step: it stays, then falls in a straight line.
@@ -102,7 +107,8 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps."""
-        return {"step": self.step, "seconds": self.seconds, "pace": self._pace, "waits_from": self._waits_from}
+        return {"step": self.step, "passes": self.passes, "seconds": self.seconds, "pace": self._pace,
+                "waits_from": self._waits_from}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint.
@@ -110,5 +116,5 @@ class Schedule:
         Raises:
             LookupError: It lacks something.
         """
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.passes, self.seconds = state["step"], state["passes"], state["seconds"]
         self._pace, self._waits_from = state["pace"], state["waits_from"]

@@ -94,8 +94,7 @@ class Trainer:
         self._averages, self._values = _floats(self.average), _floats(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
                                            weight_decay=config.weight_decay, fused=True)
-        steps = math.ceil(math.ceil(len(self.training_lines.lines) / group.size) / self.batch)
-        self.schedule = Schedule(config, steps)
+        self.schedule = Schedule(config)
         self._next_batches: Iterator[list[Batch]] | None = None
         self.history: list[Epoch] = []
         self.best_weights: dict[str, Tensor] = {}
@@ -171,13 +170,15 @@ class Trainer:
             DataError: The loss of a step is not finite.
         """
         total, lines, waiting = 0.0, 0, deque[Step]()
-        steps = self.schedule.steps_of_epoch
-        for parts in tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None):
+        steps = math.ceil(math.ceil(len(self.training_lines.lines) / self.group.size) / self.batch)
+        bar = tqdm(batches, total=steps, desc=f"epoch {number}", leave=False, disable=None)
+        for count, parts in enumerate(bar, 1):
             waiting.append(self.train_step(parts, number))
             lines += len(waiting[-1].lines)
             if len(waiting) > AHEAD:
                 total += waiting.popleft().loss()
-            self.schedule.step += 1
+            # Lines that were left out since these batches were begun make them more than there are steps.
+            self.schedule.advance(number - 1 + min(1.0, count / steps))
             if self.config.minutes:
                 self.schedule.seconds = self.group.agree(time.monotonic() - began)
             if self.schedule.progress() >= 1:  # a time limit ends within the epoch
