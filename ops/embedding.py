@@ -20,7 +20,9 @@ KIND = re.compile(r"(?<=mode='r:)gz(?=')")  # of the archive, where KFP's code o
 
 
 def slim(component: PythonComponent) -> PythonComponent:
-    """Replaces the archive that KFP made of SHARED by one without unused modules, comments, times and user names.
+    """Replaces the archive that KFP made of SHARED by one without unused modules, times and user names.
+
+    Docstrings and comments are left out, those of the component too, whose description keeps what they say.
 
     KFP's own would be four times as large, near Linux's limit of one argument, and other bytes at each definition: the
     backend, which compares commands, would never find a cached step. Stands above `@dsl.component`.
@@ -31,6 +33,7 @@ def slim(component: PythonComponent) -> PythonComponent:
     command = component.component_spec.implementation.container.command
     command[-1], replaced = ARCHIVE.subn(_archive(command[-1]), command[-1])
     command[-1], opened = KIND.subn("bz2", command[-1])
+    command[-1] = without_prose(command[-1])
     if replaced != 1:
         raise ValueError(f"{component.name} embeds {replaced} archives; give it embedded_artifact_path=SHARED")
     if opened != 1:

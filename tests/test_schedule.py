@@ -65,10 +65,17 @@ def test_a_rate_that_falls_is_given_as_many_epochs_again():
     assert ended == [False, False, False, True]
 
 
-def test_it_ends_when_nothing_is_better_though_the_rate_falls():
-    made = after(schedule(), 8)
-    assert not made.hurry(8, best=5)
-    assert made.ended(8, best=5) and not made.ended(8, best=6)
+def test_a_rate_that_falls_by_itself_is_given_as_many_epochs_again():
+    made = schedule(epochs=20)
+    ended = [after(made, epoch).hurry(epoch, best=11) or made.ended(epoch, best=11) for epoch in range(12, 16)]
+    assert ended == [False, False, False, True]
+    assert made.epochs == 20
+
+
+def test_what_is_better_while_the_rate_falls_counts():
+    made = after(schedule(epochs=20), 12)
+    assert not made.hurry(12, best=11)
+    assert not after(made, 16).ended(16, best=14) and after(made, 17).ended(17, best=14)
 
 
 def test_a_step_takes_it_on():

@@ -30,7 +30,8 @@ class Schedule:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.step, self.passes, self.seconds, self.flat_steps = 0, 0.0, 0.0, FLAT_STEPS
-        self._pace, self._waits_from = 1.0, 0  # progress counts so many times; the epoch after which that began
+        self._pace = 1.0  # how many times progress counts
+        self._fell_after = 0  # the epoch after which the rate fell; 0: it does not yet
 
     @property
     def epochs(self) -> int:
@@ -87,28 +88,27 @@ class Schedule:
             epoch: The last one, from 1.
             best: The one with the lowest validation CER.
         """
-        if not self._impatient(epoch, best) or self.progress() >= 1 - COOLDOWN:
+        if self._fell_after or (self.progress() < 1 - COOLDOWN and epoch - best < self.config.patience):
             return False
-        self._pace *= (1 - COOLDOWN) / self.progress()
-        self._waits_from = epoch
+        self._fell_after, progress = epoch, self.progress()
+        if progress >= 1 - COOLDOWN:
+            return False
+        self._pace = (1 - COOLDOWN) / progress
         log.info("no better validation CER for %d epochs: the rate falls now, until epoch %d at most",
                  self.config.patience, round(epoch / (1 - COOLDOWN)))
         return True
 
     def ended(self, epoch: int, best: int) -> bool:
-        """Says whether the run is over, after an epoch as for `hurry`."""
-        if self._impatient(epoch, best):
+        """Says whether the run is over, after an epoch as for `hurry`: patience starts anew when the rate falls."""
+        if self._fell_after and epoch - max(best, self._fell_after) >= self.config.patience:
             log.info("stopped: no better validation CER for %d epochs", self.config.patience)
             return True
         return self.progress() >= 1
 
-    def _impatient(self, epoch: int, best: int) -> bool:
-        return epoch - max(best, self._waits_from) >= self.config.patience
-
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps."""
         return {"step": self.step, "passes": self.passes, "seconds": self.seconds, "pace": self._pace,
-                "waits_from": self._waits_from}
+                "fell_after": self._fell_after}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint.
@@ -117,4 +117,4 @@ class Schedule:
             LookupError: It lacks something.
         """
         self.step, self.passes, self.seconds = state["step"], state["passes"], state["seconds"]
-        self._pace, self._waits_from = state["pace"], state["waits_from"]
+        self._pace, self._fell_after = state["pace"], state["fell_after"]
