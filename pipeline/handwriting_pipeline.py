@@ -162,7 +162,8 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             batch: Lines of a step.
             learning_rate: Rate for 60 % of the run; then it falls in a straight line.
             augmentation: Strength of augmentation and splicing, 0 (none) to 1.
-            patience: Epochs without a better validation CER after which the rate falls early; once it falls, all ends.
+            patience: Epochs without a better validation CER after which the rate falls early; once it falls, training
+                ends.
             minutes: Time limit of training; 0 for none.
             seed: Decides weights, order and augmentation.
             channels: Channels of the first of four convolution stages; the others have 2, 4 and 8 times as many.

@@ -79,7 +79,7 @@ class Schedule:
         return self.progress() < SHORTCUT_SHARE
 
     def hurry(self, epoch: int, best: int) -> bool:
-        """Lets the rate fall at once where nothing gets better, and says whether it did.
+        """Lets the rate fall at once where nothing gets better, and says whether it did; notes when the fall begins.
 
         A network reads better once its rate falls, also one that no longer does at its full rate: its run skips what
         is left of that, and the fall takes its share of what the run has become.
@@ -88,15 +88,16 @@ class Schedule:
             epoch: The last one, from 1.
             best: The one with the lowest validation CER.
         """
-        if self._fell_after or (self.progress() < 1 - COOLDOWN and epoch - best < self.config.patience):
+        progress = self.progress()
+        early = progress < 1 - COOLDOWN
+        if self._fell_after or (early and epoch - best < self.config.patience):
             return False
-        self._fell_after, progress = epoch, self.progress()
-        if progress >= 1 - COOLDOWN:
-            return False
-        self._pace = (1 - COOLDOWN) / progress
-        log.info("no better validation CER for %d epochs: the rate falls now, until epoch %d at most",
-                 self.config.patience, round(epoch / (1 - COOLDOWN)))
-        return True
+        self._fell_after = epoch
+        if early:
+            self._pace = (1 - COOLDOWN) / progress
+            log.info("no better validation CER for %d epochs: the rate falls now, until epoch %d at most",
+                     self.config.patience, round(epoch / (1 - COOLDOWN)))
+        return early
 
     def ended(self, epoch: int, best: int) -> bool:
         """Says whether the run is over, after an epoch as for `hurry`: patience starts anew when the rate falls."""

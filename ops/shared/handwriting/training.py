@@ -1,4 +1,4 @@
-"""Trains a reader: AdamW with bf16 where the processor has it, averaged weights, best epoch by validation CER.
+"""Trains a reader: AdamW with bf16 where that is faster, averaged weights, best epoch by validation CER.
 
 A run is repeatable: the same dataset, settings and seed give the same weights on a CPU, also when it was killed and
 went on from its checkpoint (unless a time limit shapes the schedule).
@@ -63,7 +63,7 @@ class Trainer:
     Args:
         dataset: Has lines in train and validation.
         model_config: Size of the network.
-        config: Schedule.
+        config: How it learns, and for how long.
         store: Where the checkpoint lives.
         checkpoint_seconds: Shortest time between two checkpoints.
         group: Processes that train together; each step shares a batch between them.
