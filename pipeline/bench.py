@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from handwriting.dataset import Dataset
+from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.image import ImageConfig
 from handwriting.labels import LabelConfig
 from handwriting.packing import LABELS, PackConfig, pack_folder
@@ -29,7 +30,7 @@ class Measured(NamedTuple):
     memory: float
 
 
-def bench(data: Path, lines: int, repeat: int, batch: int, image: ImageConfig) -> dict[str, Any]:
+def bench(data: Path, lines: int, repeat: int, batch: int, image: ImageConfig, model: ModelConfig) -> dict[str, Any]:
     """Measures each way of training in a process of its own.
 
     Args:
@@ -38,6 +39,7 @@ def bench(data: Path, lines: int, repeat: int, batch: int, image: ImageConfig) -
         repeat: How often the same lines are trained on once more, to see whether memory grows with their number.
         batch: Lines of a step of ours.
         image: How pictures become our lines.
+        model: Size of our network.
 
     Returns:
         Rows for a table by name.
@@ -49,9 +51,9 @@ def bench(data: Path, lines: int, repeat: int, batch: int, image: ImageConfig) -
         dataset = pack_folder(str(data), scratch, PackConfig(image), LabelConfig()).uri
         steps: dict[str, tuple[Callable[..., Measured], tuple]] = {
             "reference": (_reference, (data, lines)),
-            "ours": (_ours, (dataset, lines, 1, batch)),
-            "network": (_network, (dataset, lines, batch)),
-            "repeated": (_ours, (dataset, lines, repeat, batch))}
+            "ours": (_ours, (dataset, lines, 1, batch, model)),
+            "network": (_network, (dataset, lines, batch, model)),
+            "repeated": (_ours, (dataset, lines, repeat, batch, model))}
         rows = {}
         for name, (function, arguments) in steps.items():
             log.info("measuring: %s", name)
@@ -100,20 +102,20 @@ def _reference(data: Path, lines: int) -> Measured:
     return Measured(len(items) / (time.monotonic() - began), _peak())
 
 
-def _ours(dataset_uri: str, lines: int, repeat: int, batch: int) -> Measured:
+def _ours(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelConfig) -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        trainer = _trainer(dataset_uri, lines, repeat, batch, Path(scratch))
+        trainer = _trainer(dataset_uri, lines, repeat, batch, model, Path(scratch))
         began = time.monotonic()
         trainer.train_epoch(1, began, trainer.batches(1, trainer.config.augmentation))
         return Measured(len(trainer.training_lines.lines) / (time.monotonic() - began), _peak())
 
 
-def _network(dataset_uri: str, lines: int, batch: int) -> Measured:
+def _network(dataset_uri: str, lines: int, batch: int, model: ModelConfig) -> Measured:
     """Trains on random tensors of the shapes and lengths that an epoch has."""
     import torch
 
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        trainer = _trainer(dataset_uri, lines, 1, batch, Path(scratch))
+        trainer = _trainer(dataset_uri, lines, 1, batch, model, Path(scratch))
         random = [[part._replace(images=torch.randint_like(part.images, 256)) for part in parts]
                   for parts in trainer.batches(1, trainer.config.augmentation)]
         began = time.monotonic()
@@ -123,14 +125,13 @@ def _network(dataset_uri: str, lines: int, batch: int) -> Measured:
         return Measured(len(trainer.training_lines.lines) / (time.monotonic() - began), _peak())
 
 
-def _trainer(dataset_uri: str, lines: int, repeat: int, batch: int, cache: Path) -> Any:
-    from handwriting.hyperparameters import ModelConfig, TrainConfig
+def _trainer(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelConfig, cache: Path) -> Any:
     from handwriting.training import Trainer
 
     dataset = Dataset(dataset_uri, cache)
     dataset.all_lines = dataset.lines("train")[:lines] * repeat + dataset.lines("validation")
     # The steps of the one epoch are as those of a whole run, in the same proportion.
-    trainer = Trainer(dataset, ModelConfig(), TrainConfig(epochs=1, batch=batch))
+    trainer = Trainer(dataset, model, TrainConfig(epochs=1, batch=batch))
     trainer.schedule.flat_steps = 0  # they are cheaper than all others
     trainer.find_letters()  # once in a run
     return trainer

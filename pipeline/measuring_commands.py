@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handwriting.hyperparameters import TrainConfig
+from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.image import ImageConfig
 from pipeline.command_options import add_command, add_config, add_language_model_option, config_of
 
@@ -34,6 +34,7 @@ def _add_bench(commands: Any) -> None:
     command.add_argument("--repeat", type=int, default=4, help="how often the same lines for the second memory row")
     add_config(command, TrainConfig, ["batch"])
     add_config(command, ImageConfig, ["height", "squeeze"])
+    add_config(command, ModelConfig)
 
 
 def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -54,7 +55,7 @@ def bench_command(options: argparse.Namespace) -> Mapping[str, Any]:
             table = bench_transfers.table(result)
         else:
             result = bench.bench(data, options.lines, options.repeat, options.batch,
-                                 config_of(ImageConfig, options))
+                                 config_of(ImageConfig, options), config_of(ModelConfig, options))
             table = bench.table(result)
     print(table, file=sys.stderr)
     return result

@@ -2,6 +2,7 @@
 
 import torch
 
+from handwriting.hyperparameters import ModelConfig
 from handwriting.image import ImageConfig
 from pipeline import reference
 from pipeline.bench import bench, table
@@ -23,7 +24,8 @@ def test_the_reference_merges_repeats_and_drops_blanks():
 
 
 def test_a_bench_measures_each_way_of_training_on_the_same_lines(sample_folder):
-    result = bench(sample_folder, lines=12, repeat=2, batch=8, image=ImageConfig(height=32, squeeze=0.75))
+    result = bench(sample_folder, lines=12, repeat=2, batch=8, image=ImageConfig(height=32, squeeze=0.75),
+                   model=ModelConfig(channels=4, hidden=16))
     assert set(result["rows"]) == {"reference", "ours", "network", "repeated"}
     for row in result["rows"].values():
         assert row["lines_per_second"] > 0 and 50 < row["memory"] < 10_000
