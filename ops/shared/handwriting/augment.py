@@ -45,14 +45,15 @@ def _warp(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
     shear = SHEAR * strength * rng.uniform(-1, 1)
     tilt = np.tan(np.radians(ROTATION * strength * rng.uniform(-1, 1)))
     out_width = max(8, round(width * stretch))
-    x, y = np.meshgrid(np.arange(out_width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    # A row and a column, and factors of Python's own, so that all that is as large as the line stays in float32.
+    x, y = np.arange(out_width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     middle = height / 2
     source_x = x / stretch + shear * (y - middle)
-    source_y = middle + (y - middle - lift) / shrink + tilt * (x - out_width / 2) * min(1.0, 6 * height / out_width)
-    bend_x, bend_y = _smooth_noise(height, out_width, rng), _smooth_noise(height, out_width, rng)
-    return cv2.remap(line, (source_x + WAVE * height * strength * bend_x).astype(np.float32),
-                     (source_y + WAVE * height * strength * bend_y).astype(np.float32),
-                     cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=WHITE)
+    slope = float(tilt) * min(1.0, 6 * height / out_width)
+    source_y = middle + (y - middle - lift) / shrink + slope * (x - out_width / 2)
+    for source in (source_x, source_y):
+        source += WAVE * height * strength * _smooth_noise(height, out_width, rng)
+    return cv2.remap(line, source_x, source_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=WHITE)
 
 
 def _smooth_noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
