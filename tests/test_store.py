@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import socket
@@ -87,6 +88,33 @@ def test_a_root_does_not_see_its_neighbours(store):
     outer.write("key", b"10")
     assert list(inner.list()) == [Entry("key", 1, next(inner.list()).tag)]
     assert keys(store.list()) == ["v1/key", "v10/key"]
+
+
+def test_a_folder_of_pictures_may_lie_elsewhere(tmp_path):
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "root"
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "a.png").write_bytes(b"x")
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "images").symlink_to(elsewhere)
+    (elsewhere / "ring").symlink_to(root)
+    (root / "broken").symlink_to(tmp_path / "nowhere")
+    assert keys(open_store(str(root)).list()) == ["train/images/deep/a.png"]
+    assert keys(open_store(str(root)).list("train/images/deep/")) == ["train/images/deep/a.png"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    closed = tmp_path / "train" / "images"
+    closed.mkdir(parents=True)
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # the superuser may read all
+    with pytest.raises(StoreError, match=f"{closed}: Permission denied; check its rights"):
+        list(open_store(str(tmp_path)).list("train/"))
 
 
 def test_lists_more_than_one_page(bucket):

@@ -148,6 +148,19 @@ def _client(*environment: str | None) -> Any:
     return boto3.session.Session().client("s3", config=config)  # boto3's default session keeps the keys it saw first
 
 
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yields all files below a folder, also where a symbolic link leads elsewhere, but not round in a ring."""
+    here = folder.resolve()
+    if here in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):  # no such folder, or not any more
+        return
+    for entry in entries:
+        yield from _files(folder / entry.name, (*above, here)) if entry.is_dir() else [folder / entry.name]
+
+
 def _replace(target: Path, fill: Callable[[Path], Any]) -> None:
     """Fills a temporary file beside the target and renames it: readers never see half a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -257,10 +270,10 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         start = self.folder / prefix.rpartition("/")[0]
         yield from sorted(self._guard(prefix, lambda: [
-            entry for path in start.rglob("*") if (entry := self._entry(path)) and entry.key.startswith(prefix)]))
+            entry for path in _files(start) if (entry := self._entry(path)) and entry.key.startswith(prefix)]))
 
     def _entry(self, path: Path) -> Entry | None:
-        """Returns a file's entry, and None for folders, unfinished files, and what is gone meanwhile."""
+        """Returns a file's entry, and None for unfinished files, and what is no file or gone meanwhile."""
         try:
             status = path.stat()
         except FileNotFoundError:
