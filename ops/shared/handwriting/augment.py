@@ -1,5 +1,7 @@
 """Makes a training line look as if another hand, pen or scanner had made it."""
 
+import math
+
 import cv2
 import numpy as np
 
@@ -43,13 +45,13 @@ def _warp(line: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
     shrink = 1 + strength * rng.uniform(-SQUEEZE, SWELL)
     lift = LIFT * height * strength * rng.uniform(-1, 1)
     shear = SHEAR * strength * rng.uniform(-1, 1)
-    tilt = np.tan(np.radians(ROTATION * strength * rng.uniform(-1, 1)))
+    rotation = ROTATION * strength * rng.uniform(-1, 1)
     out_width = max(8, round(width * stretch))
     # A row and a column, and factors of Python's own, so that all that is as large as the line stays in float32.
     x, y = np.arange(out_width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     middle = height / 2
     source_x = x / stretch + shear * (y - middle)
-    slope = float(tilt) * min(1.0, 6 * height / out_width)
+    slope = math.tan(math.radians(rotation)) * min(1.0, 6 * height / out_width)
     source_y = middle + (y - middle - lift) / shrink + slope * (x - out_width / 2)
     for source in (source_x, source_y):
         source += WAVE * height * strength * _smooth_noise(height, out_width, rng)

@@ -158,7 +158,11 @@ def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     except (FileNotFoundError, NotADirectoryError):  # no such folder, or not any more
         return
     for entry in entries:
-        yield from _files(folder / entry.name, (*above, here)) if entry.is_dir() else [folder / entry.name]
+        path = folder / entry.name
+        if entry.is_dir():
+            yield from _files(path, (*above, here))
+        else:
+            yield path
 
 
 def _replace(target: Path, fill: Callable[[Path], Any]) -> None:
