@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from handwriting import runs
 from handwriting.alphabet import Alphabet
@@ -123,6 +124,17 @@ def test_dropout_may_differ_from_the_bundles(model):
 def test_a_bundle_that_is_not_there_is_named(other_dataset, tmp_path):
     with pytest.raises(MissingError, match="nowhere"):
         runs.train(other_dataset, str(tmp_path), str(tmp_path), SMALL, SHORT, start=str(tmp_path / "nowhere"))
+
+
+def test_weights_that_joined_the_rows_before_their_convolution_are_taken_as_they_were():
+    now, images = network("abc"), torch.rand(2, 1, 48, 64)
+    old = now.state_dict()
+    old["columns.0.0.weight"] = old["columns.0.0.weight"].flatten(1, 2).unsqueeze(2)
+    again = network("abc")
+    again.load_state_dict(fitted(Start("s3://b/models/v", old, Alphabet("abc")), again.state_dict(), Alphabet("abc")))
+    joined = nn.functional.conv2d(now.features(images).flatten(1, 2).unsqueeze(2), old["columns.0.0.weight"])
+    torch.testing.assert_close(now.columns[0][0](now.features(images)), joined)
+    torch.testing.assert_close(again(images), now(images))
 
 
 def test_a_network_of_another_version_is_refused():

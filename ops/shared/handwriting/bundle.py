@@ -21,7 +21,7 @@ from typing import Any
 
 from handwriting.dataset import LATEST, resolve
 from handwriting.errors import DataError
-from handwriting.image import ImageConfig
+from handwriting.image import ALIKE, ImageConfig
 from handwriting.layout import CODE, WHEELS
 from handwriting.store import Store, fetch_files, join, open_store, read_json
 
@@ -109,11 +109,11 @@ def fetch_bundle(uri: str, cache: Path) -> Path:
 
 
 def check_image(uri: str, bundle: ImageConfig, dataset: ImageConfig) -> None:
-    """Makes sure that a bundle reads lines that were made as a dataset's were.
+    """Makes sure that a bundle reads lines that were made as a dataset's were, but for blank paper at their ends.
 
     Raises:
         DataError: The image function differs.
     """
-    if bundle.version != dataset.version:
+    if bundle.version != dataset.version and not {bundle.version, dataset.version} <= ALIKE:
         raise DataError(f"{uri} reads lines of image function {bundle.version}, the dataset holds lines of "
                         f"{dataset.version}; use the version of this project that trained it")

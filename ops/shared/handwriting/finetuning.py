@@ -15,6 +15,7 @@ from handwriting.image import ImageConfig
 from handwriting.model import CLASS_LAYERS
 from handwriting.store import open_store
 
+JOINED = "columns.0.0.weight"  # [columns, channels * rows, 1, 1] in bundles from before 28 November 2026
 RARE = 5.0  # logits by which a letter never seen starts below the others; else it would be read everywhere at first
 
 
@@ -62,14 +63,16 @@ def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[s
     Raises:
         DataError: Another version of this project built the old network.
     """
-    if _shapes(start.weights) != _shapes(fresh):
+    weights = dict(start.weights)
+    if JOINED in weights and weights[JOINED].numel() == fresh[JOINED].numel():
+        weights[JOINED] = weights[JOINED].view_as(fresh[JOINED])
+    if _shapes(weights) != _shapes(fresh):
         raise DataError(f"{start.uri} holds another network than this version trains; train from the start")
     if start.alphabet == alphabet:
-        return start.weights
+        return weights
     common = [c for c in alphabet.characters if not start.alphabet.unknown(c)]
     new = torch.tensor([BLANK, *alphabet.encode("".join(common))])
     old = torch.tensor([BLANK, *start.alphabet.encode("".join(common))])
-    weights = dict(start.weights)
     for name in weights:
         layer, _, kind = name.rpartition(".")
         if layer in CLASS_LAYERS:

@@ -11,8 +11,9 @@ CLASS_LAYERS = ("head", "shortcut")  # layers of CRNN whose outputs are the clas
 # Shapes: B lines of a batch, H height and W width in px, C channels, T = W / STEP time steps, K classes.
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int | tuple[int, int] = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs),
+def _convolution(inputs: int, outputs: int, size: int | tuple[int, int], stride: int | tuple[int, int] = 1,
+                 padding: int = 0) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, padding, bias=False), nn.BatchNorm2d(outputs),
                          nn.ReLU(inplace=True))
 
 
@@ -65,12 +66,12 @@ class CRNN(nn.Module):
         # Strides instead of pooling, and from the first layer on: convolutions at full resolution would cost as much as
         # all the rest.
         self.features = nn.Sequential(
-            _convolution(1, first, 5, 2), _convolution(first, second, 3, 2),
-            _convolution(second, third, 3, (2, 1)), _Residual(third, (3, 3)),
-            _convolution(third, fourth, 3, (2, 1)), _Residual(fourth, (3, 3)))
+            _convolution(1, first, 5, 2, 2), _convolution(first, second, 3, 2, 1),
+            _convolution(second, third, 3, (2, 1), 1), _Residual(third, (3, 3)),
+            _convolution(third, fourth, 3, (2, 1), 1), _Residual(fourth, (3, 3)))
         # The rows are joined, not pooled: marks above and below a letter are told apart by where they stand. A wide
         # look to both sides then lets the shortcut see whole letters, without which learning takes off slowly.
-        self.columns = nn.Sequential(_convolution(fourth * height // ROWS, config.columns, 1),
+        self.columns = nn.Sequential(_convolution(fourth, config.columns, (height // ROWS, 1)),
                                      _Residual(config.columns, (1, 5)))
         self.dropout = Dropout(config.dropout)
         inputs = [config.columns, *[2 * config.hidden] * (config.layers - 1)]
@@ -98,8 +99,7 @@ class CRNN(nn.Module):
 
     def forward_with_shortcut(self, images_B1HW: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the log-probabilities [B, T, K] of the head and of the shortcut, for training."""
-        rows_BCHT = self.features(images_B1HW)
-        columns_BCT = self.columns(rows_BCHT.flatten(1, 2).unsqueeze(2)).squeeze(2)
+        columns_BCT = self.columns(self.features(images_B1HW)).squeeze(2)
         shortcut_BTK = self.shortcut(columns_BCT).transpose(1, 2)
         states_BTC = self.dropout(columns_BCT.transpose(1, 2))
         for layer in self.recurrent:
