@@ -19,6 +19,7 @@ from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.image import ImageConfig
 from handwriting.labels import LabelConfig
 from handwriting.packing import LABELS, PackConfig, pack_folder
+from handwriting.schedule import Schedule
 from handwriting.store import open_store, read_json
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,5 @@ def _trainer(dataset_uri: str, lines: int, repeat: int, batch: int, model: Model
 
 def _begin(trainer: Any) -> None:
     """Begins a run of one epoch: its steps are as those of a whole run, in the same proportion."""
-    from handwriting.schedule import Schedule
-
     trainer.schedule = Schedule(trainer.config)
     trainer.schedule.flat_steps = 0  # they are cheaper than all others

@@ -62,7 +62,7 @@ def samples():
 
 def test_the_drawn_picture_is_read():
     line = read_line(encoded(drawing()), CONFIG)
-    assert line.dtype == np.uint8 and line.shape[0] == 64 and 400 < line.shape[1] <= round(320 * 64 / 48)
+    assert line.dtype == np.uint8 and line.shape == (64, round(320 * 64 / 48) - 2)  # trimmed
     assert line.min() == 0 and np.median(line) == 255
 
 
@@ -189,8 +189,8 @@ def test_float_grey_levels_are_scaled_from_their_range(top):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_float_pictures_with_strange_numbers_are_read(value):
     levels = np.full((16, 64), 200, np.float32)
-    levels[3, 3] = levels[3, 60] = value
-    assert read_line(encoded(Image.fromarray(levels), "TIFF"), CONFIG).shape[0] == 64
+    levels[3, [0, 63]] = value
+    assert read_line(encoded(Image.fromarray(levels), "TIFF"), CONFIG).shape == (64, 256)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
