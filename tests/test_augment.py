@@ -1,10 +1,11 @@
 """What training does to a line: repeatable, bounded, never out of the picture."""
 
+import cv2
 import numpy as np
 import pytest
 from helpers import drawing
 
-from handwriting.augment import augment
+from handwriting.augment import _warp, augment
 
 LINE = np.asarray(drawing(1, (640, 48)))
 
@@ -36,3 +37,16 @@ def test_a_changed_line_keeps_its_height_type_ink_and_about_its_width(size):
         assert 0.77 * size[0] - 1 <= found.shape[1] <= 1.23 * size[0] + 1
         if size[0] > 100:
             assert found.min() < 100 < 200 < np.median(found)
+
+
+@pytest.mark.parametrize("width", [120, 640])
+def test_a_squeezed_line_is_bent_as_the_line_itself_would_be(width):
+    line = np.asarray(drawing(4, (width, 48)))
+    narrow = cv2.resize(line, (width // 2, 48), interpolation=cv2.INTER_AREA)
+    differences = []
+    for seed in range(10):
+        bent, narrow_bent = (_warp(pixels, 1.0, np.random.default_rng(seed), squeeze).astype(float)
+                             for pixels, squeeze in ((line, 1.0), (narrow, 0.5)))
+        difference = cv2.blur(cv2.resize(narrow_bent, bent.shape[::-1]) - bent, (5, 5))
+        differences.append(np.abs(difference).mean() / np.abs(255 - bent).mean())
+    assert np.median(differences) < 0.3  # about 1 where it is bent as far as a whole line

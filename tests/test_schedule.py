@@ -31,11 +31,9 @@ def test_a_time_limit_counts_where_it_comes_first():
     assert made.progress(epoch=9) == pytest.approx(0.8)
 
 
-def test_augmentation_grows_with_the_run_and_splicing_begins_in_it():
+def test_augmentation_grows_with_the_run():
     made = schedule(epochs=100, augmentation=0.5)
     assert [made.augmentation(epoch) for epoch in (1, 3, 12, 21, 100)] == pytest.approx([0, 0, 0.25, 0.5, 0.5])
-    assert [made.splices(epoch) for epoch in (12, 13)] == [False, True]
-    assert not schedule(augmentation=0).splices(10)
 
 
 def test_the_flat_start_and_the_shortcuts_loss_end_with_their_shares_of_the_run():

@@ -21,11 +21,16 @@ def letters(text):
     return Letters(text, np.arange(len(text) + 1) * LETTER, lambda begin, end: pixels[:, begin:end])
 
 
+def drawn_from(lines, rng):
+    """Looks at lines as training does: any of them, some more than once."""
+    return lambda context, tries: (lines[i] for i in rng.integers(len(lines), size=tries) if context in lines[i].text)
+
+
 def spliced_lines(count=200):
     lines = [letters(text) for text in TEXTS]
     for seed in range(count):
         rng = np.random.default_rng(seed)
-        yield spliced(lines[seed % 3], lambda: lines[rng.integers(3)], rng)
+        yield spliced(lines[seed % 3], drawn_from(lines, rng), rng)
 
 
 def test_every_letter_of_a_spliced_line_keeps_its_picture():
@@ -45,7 +50,7 @@ def test_spliced_lines_say_new_things_in_familiar_letters():
 @pytest.mark.parametrize("others, last", [(["bcdabcd2", "xxxxxcd3"], "12"), (["xxxxxcd3"], "13")])
 def test_a_line_goes_on_where_four_letters_agree_or_two_where_no_more_do(others, last):
     rng, choices = np.random.default_rng(0), [letters(text) for text in others]
-    found = {spliced(letters("aaaaabcd1"), lambda: choices[rng.integers(len(choices))], rng)[1] for _ in range(300)}
+    found = {spliced(letters("aaaaabcd1"), drawn_from(choices, rng), rng)[1] for _ in range(300)}
     assert {text[-1] for text in found} == set(last)
 
 
@@ -61,8 +66,8 @@ def test_the_same_stream_splices_the_same_line():
 
 @pytest.mark.parametrize("text", ["a", "ab", "abc"])
 def test_lines_with_nothing_in_common_stay_whole(text):
-    line = letters(text)
-    pixels, found = spliced(line, lambda: letters("xyz"), np.random.default_rng(0))
+    line, rng = letters(text), np.random.default_rng(0)
+    pixels, found = spliced(line, drawn_from([letters("xyz")], rng), rng)
     assert found == text
     np.testing.assert_array_equal(pixels, line.piece(0, len(text)))
 

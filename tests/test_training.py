@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from handwriting.finetuning import load_start
 from handwriting.hyperparameters import ModelConfig, TrainConfig
 from handwriting.image import WHITE
 from handwriting.losses import flat_loss
-from handwriting.metrics import Scores
+from handwriting.metrics import Scores, score
 from handwriting.ctc import Reading, steps
 from handwriting.model import CRNN
 from handwriting.reader import Reader
@@ -147,6 +148,15 @@ def test_lines_are_spliced_once_letters_are_found_and_never_without_augmentation
     assert texts(1.0) == labels
     trainer.find_letters()
     assert texts(1.0) - labels and texts(0.0) == labels
+
+
+def test_letters_are_found_as_soon_as_the_network_reads_legibly(dataset, monkeypatch):
+    trainer, found = Trainer(dataset, SMALL, TrainConfig(epochs=5)), []
+    cers = iter([0.9, 0.2, 0.19, 0.1, 0.1])
+    monkeypatch.setattr(trainer, "validate", lambda: replace(score(["a"], ["a"]), cer=next(cers)))
+    monkeypatch.setattr(trainer, "find_letters", lambda: found.append(len(trainer.history)))
+    trainer.run()
+    assert found == [3]
 
 
 def test_a_line_that_says_something_else_than_its_label_is_left_out_and_named(dataset, monkeypatch):
@@ -302,8 +312,9 @@ def test_a_run_in_which_lines_are_left_out_has_its_epochs_whole(dataset, monkeyp
 
     monkeypatch.setattr(trainer, "train_step", counted)
     before, left = len(dataset.lines("train")), len(trainer.run().left_out)
+    monkeypatch.setattr(training, "LEGIBLE", 9)  # letters are looked for after the first epoch, for the third
     assert left >= 3
-    assert steps == {1: before, **dict.fromkeys(range(2, 9), before - left)}
+    assert steps == {1: before, 2: before, **dict.fromkeys(range(3, 9), before - left)}
     assert trainer.schedule.progress() == 1
 
 

@@ -5,7 +5,7 @@ Python threads would not do beside a GPU: they wait for each other, and so does 
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -58,13 +58,19 @@ class Source:
         """
         line, rng = self.lines[i], np.random.default_rng((*seed, i))
         if self.starts and rng.random() < SPLICED * strength:
-            pixels, text = spliced(self._letters(i), lambda: self._letters(buffer[int(rng.integers(len(buffer)))]), rng)
+            pixels, text = spliced(self._letters(i), partial(self._having, buffer, rng), rng)
         else:
             pixels, text = self.dataset.pixels(line), line.text
-        pixels = augment(pixels, strength, rng)
+        pixels = augment(pixels, strength, rng, self.dataset.manifest.image.squeeze)
         if steps(pixels.shape[1]) < frames_needed(self.alphabet.encode(text)):
             return line, self.dataset.pixels(line)
         return line._replace(text=text), pixels
+
+    def _having(self, buffer: Sequence[int], rng: np.random.Generator, letters: str, tries: int) -> Iterator[Letters]:
+        """Draws so many lines, and yields those that have the letters."""
+        for place in rng.integers(len(buffer), size=tries).tolist():
+            if letters in self.lines[buffer[place]].text:
+                yield self._letters(buffer[place])
 
     def _letters(self, i: int) -> Letters:
         return Letters(self.lines[i].text, self.starts[i], partial(self.dataset.pixels, self.lines[i]))

@@ -65,7 +65,7 @@ def export(trained: Trained, dataset: Dataset, model_config: ModelConfig, langua
     lines = dataset.lines("validation")[:CHECKED_LINES]
     samples = dataset.lines("train")[:SAMPLES]
     quantize(folder / ONNX, [dataset.pixels(line) for line in samples], [dataset.pixels(line) for line in lines],
-             [line.text for line in lines], alphabet)
+             [line.text for line in lines], alphabet, dataset.manifest.image.squeeze)
     metrics = {"best_epoch": trained.best.number, **trained.best.scores.as_dict(),
                "epochs": [epoch.metrics() for epoch in trained.history]}
     bundle = open_store(str(folder))

@@ -23,7 +23,7 @@ WORSE = 0.002  # CER by which the 8-bit network may read worse; three seeds gave
 
 
 def quantize(network: Path, samples: Sequence[np.ndarray], lines: Sequence[np.ndarray], texts: Sequence[str],
-             alphabet: Alphabet) -> bool:
+             alphabet: Alphabet, squeeze: float = 1.0) -> bool:
     """Replaces a network by its 8-bit form, unless that reads some lines worse.
 
     Args:
@@ -32,13 +32,14 @@ def quantize(network: Path, samples: Sequence[np.ndarray], lines: Sequence[np.nd
         lines: Other lines, to compare by.
         texts: What these say.
         alphabet: Of the network.
+        squeeze: Of the lines, as in ImageConfig.
 
     Returns:
         Whether it was replaced.
     """
     fast = network.with_suffix(".int8")
     with _quiet():
-        _quantize_convolutions(network, fast, samples)
+        _quantize_convolutions(network, fast, samples, squeeze)
         quantize_dynamic(fast, fast, op_types_to_quantize=["LSTM", "MatMul"], weight_type=QuantType.QInt8,
                          reduce_range=True)
     exact_cer, fast_cer = (_cer(path, lines, texts, alphabet) for path in (network, fast))
@@ -52,7 +53,7 @@ def quantize(network: Path, samples: Sequence[np.ndarray], lines: Sequence[np.nd
     return True
 
 
-def _quantize_convolutions(network: Path, fast: Path, samples: Sequence[np.ndarray]) -> None:
+def _quantize_convolutions(network: Path, fast: Path, samples: Sequence[np.ndarray], squeeze: float) -> None:
     """Writes a copy with all convolutions in 8 bits but the first, which is no faster so and sees the greys themselves.
 
     Features get the range that they have on the samples. These are changed as in training: on lines as they are, other
@@ -63,7 +64,7 @@ def _quantize_convolutions(network: Path, fast: Path, samples: Sequence[np.ndarr
     rng = np.random.default_rng(0)
     first, *_ = (node.name for node in onnx.load(network).graph.node if node.op_type == "Conv")
     quant_pre_process(network, fast, skip_symbolic_shape=True)  # folds constants
-    quantize_static(fast, fast, _Samples([augment(line, 1.0, rng) for line in samples]),
+    quantize_static(fast, fast, _Samples([augment(line, 1.0, rng, squeeze) for line in samples]),
                     op_types_to_quantize=["Conv"], nodes_to_exclude=[first], per_channel=True, reduce_range=True,
                     activation_type=QuantType.QUInt8)  # twice as fast as the default, signed ones
 

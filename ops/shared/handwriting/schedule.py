@@ -1,4 +1,4 @@
-"""How far a run of training is, and what depends on it: rate, augmentation, splicing, the shortcut's loss, the end."""
+"""How far a run of training is, and what depends on it: rate, augmentation, the shortcut's loss, the end."""
 
 import logging
 from typing import Any
@@ -9,7 +9,6 @@ log = logging.getLogger(__name__)
 
 FLAT_STEPS, FLAT_SHARE = 64, 0.05  # steps, and share of the run, that the flat start takes at most
 CALM, FULL = 0.02, 0.2  # shares of the run between which augmentation grows from nothing to its strength
-SPLICING = 0.12  # share of the run after which letters are found well enough to cut between them
 SHORTCUT_SHARE = 0.3  # share of the run after which the shortcut needs no loss of its own: features are learnt by then
 COOLDOWN = 0.4  # share of the run, at its end, in which the learning rate falls
 
@@ -65,10 +64,6 @@ class Schedule:
     def augmentation(self, epoch: int) -> float:
         """Returns the strength of augmentation in an epoch, 0 to 1: it grows with the run."""
         return self.config.augmentation * min(1.0, max(0.0, (self.progress(epoch) - CALM) / (FULL - CALM)))
-
-    def splices(self, epoch: int) -> bool:
-        """Says whether an epoch has lines spliced of others."""
-        return self.config.augmentation > 0 and self.progress(epoch) >= SPLICING
 
     def flat(self) -> bool:
         """Says whether the next step belongs to the flat start."""

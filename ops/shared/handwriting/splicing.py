@@ -5,7 +5,7 @@ no corpus gives the texts: a line goes on where another one has the same letters
 most of what is written is likely, or two, so that each pair of letters is a real one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -69,12 +69,13 @@ def letter_starts(pixels: np.ndarray, log_probs: np.ndarray, text: str, alphabet
     return np.maximum.accumulate([*starts, width])
 
 
-def spliced(line: Letters, another: Callable[[], Letters], rng: np.random.Generator) -> tuple[np.ndarray, str]:
+def spliced(line: Letters, having: Callable[[str, int], Iterable[Letters]],
+            rng: np.random.Generator) -> tuple[np.ndarray, str]:
     """Begins with a line and goes on in others, each time after letters that both have.
 
     Args:
         line: Gives the beginning and about the width.
-        another: Gives some line each time it is called.
+        having: Called with some letters and a number, looks at so many lines and gives those that have the letters.
         rng: Decides where lines are cut.
 
     Returns:
@@ -87,18 +88,17 @@ def spliced(line: Letters, another: Callable[[], Letters], rng: np.random.Genera
         pieces.append(line.piece(place, cut))
         text += line.text[place:cut]
         room -= pieces[-1].shape[1]
-        line, place = _continuation(line, cut, room, tolerance, another)
+        line, place = _continuation(line, cut, room, tolerance, having)
     pieces.append(line.piece(place, len(line.text)))
     return np.concatenate(pieces, axis=1), text + line.text[place:]
 
 
 def _continuation(line: Letters, cut: int, room: int, tolerance: float,
-                  another: Callable[[], Letters]) -> tuple[Letters, int]:
+                  having: Callable[[str, int], Iterable[Letters]]) -> tuple[Letters, int]:
     """Returns a line and the place in it that can follow `line` up to `cut` and about fills the room, px."""
     for letters, tries in AGREEMENTS:
         context = line.text[max(0, cut - letters):cut]
-        for _ in range(tries):
-            other = another()
+        for other in having(context, tries):
             misfits = [(abs(int(other.starts[-1] - other.starts[place]) - room), place)
                        for place in other.continuations(context)]
             if misfits and min(misfits)[0] < tolerance:

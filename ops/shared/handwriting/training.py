@@ -52,6 +52,7 @@ T = TypeVar("T")
 CHECKPOINT = "checkpoint"
 SHORTCUT_WEIGHT = 0.3  # of the shortcut head's own loss
 CLIP = 5.0  # norm of the gradient
+LEGIBLE = 0.2  # validation CER of a network that finds letters well enough to cut between them
 MOST_DOUBTFUL = 0.05  # share of lines with other labels than readings beyond which it is the network that errs
 AHEAD = 1  # steps that a GPU is given before it is asked for a loss, so that it always has work
 AVERAGE_DECAY = 0.99  # of the averaged weights, a step; less while few steps were made
@@ -195,11 +196,15 @@ class Trainer:
             strength: Of augmentation, 0 to 1; None lets it grow with the run.
         """
         if strength is None:
-            if not self.training_lines.starts and self.schedule.splices(number):
+            if not self.training_lines.starts and self.config.augmentation and self._legible():
                 self.find_letters()
             strength = self.schedule.augmentation(number)
         return self.training_lines.batches(self.batch, self.replicas.count, strength, (self.config.seed, number),
                                            self.group)
+
+    def _legible(self) -> bool:
+        """Says whether the network read well enough after the last epoch; an untrained one would cut anywhere."""
+        return bool(self.history) and self.history[-1].scores.cer < LEGIBLE
 
     def train_step(self, parts: Sequence[Batch], number: int) -> Step:
         """Learns from one batch, a part a replica, in epoch `number`; a GPU may still be at it when this returns."""
