@@ -18,7 +18,7 @@ from handwriting.changing import Changed, Changer, Source
 from handwriting.ctc import steps
 from handwriting.dataset import Dataset, Line
 from handwriting.distributed import Group
-from handwriting.image import WHITE
+from handwriting.image import PADDED, WHITE
 
 BUFFER = 4  # shards shuffled together: some 3,600 lines
 BUCKET = 8  # batches of lines that are sorted by width together: little padding, yet every epoch mixes anew
@@ -43,7 +43,7 @@ class Feeding(NamedTuple):
     processes: int = 0
     threads: int = 1
     ahead: int = 2
-    multiple: int = 32
+    multiple: int = PADDED
     pinned: bool = False
     reading: int = 16
 

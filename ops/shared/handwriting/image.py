@@ -21,6 +21,7 @@ WHITE = 255
 PAPER_PERCENTILE, INK_PERCENTILE = 75, 1
 LEAST_CONTRAST = 32  # grey levels between paper and ink; below it a blank picture's noise would be blown up to ink
 FAINT = 192  # grey level from which on nothing counts as ink, not even the trace of a pale pen
+PADDED = 32  # px to a multiple of which lines are filled up with paper for the network, in training and in serving
 MARGIN = 0.125  # of the height: blank paper that a line keeps at both ends, where its picture has it
 UNTRIMMED = 2  # last version of ImageConfig whose lines keep all blank paper
 ALIKE = {UNTRIMMED, 3}  # versions whose lines differ in nothing else, so that a bundle of one can read those of another

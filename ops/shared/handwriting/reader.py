@@ -11,9 +11,9 @@ import onnxruntime
 from handwriting.alphabet import Alphabet
 from handwriting.beam_search import decode_beam
 from handwriting.bundle import LANGUAGE_MODEL, ONNX, BundleConfig, fetch_bundle, read_config
-from handwriting.ctc import STEP, Reading, decode_greedy, steps
+from handwriting.ctc import Reading, decode_greedy, steps
 from handwriting.errors import DataError
-from handwriting.image import read_line, to_input
+from handwriting.image import PADDED, read_line, to_input
 from handwriting.language_model import LanguageModel
 from handwriting.profile import Profile, read_profile
 from handwriting.store import open_store
@@ -97,8 +97,11 @@ def log_probs_of(session: onnxruntime.InferenceSession, line: np.ndarray) -> np.
 
 
 def network_input(line: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what the network takes for one line, uint8 [height, width]: `images`, float32 [1, 1, height, width]."""
-    padding = -line.shape[1] % STEP
+    """Returns what the network takes for one line, uint8 [height, width]: `images`, float32 [1, 1, height, more].
+
+    Without the paper that lines end with in training, one in twenty errors comes on top.
+    """
+    padding = -line.shape[1] % PADDED
     return {"images": np.pad(to_input(line), ((0, 0), (0, padding)))[None, None]}
 
 
