@@ -31,6 +31,7 @@ def train(
     hidden: int = 128,
     layers: int = 2,
     dropout: float = 0.2,
+    stack: int = 1,
     start: str = "",
     compare: bool = False,
     num_nodes: int = 1,
@@ -66,6 +67,7 @@ def train(
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped while training, 0 to below 1.
+        stack: Time steps that the recurrent layers take as one.
         start: URI of a bundle to fine-tune; "champion" for the one that serves, if any; "rendered" to train on
             rendered lines first, once for an alphabet; "" for new weights.
         compare: With a start, also train with new weights, and keep whichever reads validation lines better.
@@ -99,12 +101,13 @@ def train(
     elsewhere = None
     if num_nodes > 1:
         arguments = {**vars(config), "dataset": dataset, "bucket": bucket, "channels": channels, "columns": columns,
-                     "hidden": hidden, "layers": layers, "dropout": dropout, "start": start, "compare": compare}
+                     "hidden": hidden, "layers": layers, "dropout": dropout, "stack": stack, "start": start,
+                     "compare": compare}
         elsewhere = partial(run_on_nodes, Step(**step), arguments, Nodes(num_nodes, gpus, cpu, memory, shared_memory),
                             namespace, secrets, service_account)
     with Comet(Path(comet.path), vars(config)) as experiment:
         result = run(dataset, join(bucket, layout.MODELS), join(bucket, layout.RUNS),
-                     ModelConfig(channels, columns, hidden, layers, dropout), config,
+                     ModelConfig(channels, columns, hidden, layers, dropout, stack), config,
                      experiment.log_epoch, start=start, compare=compare, elsewhere=elsewhere)
     for name, value in result.finite_metrics().items():
         metrics.log_metric(name, value)

@@ -24,6 +24,7 @@ def tune(
     seed: int = 0,
     channels: int = 16,
     columns: int = 192,
+    stack: int = 1,
     algorithm: str = "tpe",
     trials: int = 12,
     parallel: int = 2,
@@ -53,6 +54,7 @@ def tune(
         seed: Of all trials, and of a search in this pod.
         channels: Of the first convolution stage of all trials; the others have 2, 4 and 8 times as many.
         columns: Features of a time step of all trials.
+        stack: Time steps that the recurrent layers of all trials take as one.
         algorithm: "random", "tpe", "bayesianoptimization" or "hyperband".
         trials: Trials, at most.
         parallel: Trials at a time, with Katib.
@@ -80,7 +82,7 @@ def tune(
     from handwriting.store import join
 
     arguments = {"dataset": dataset, "bucket": join(bucket, layout.TUNING), "epochs": epochs, "patience": patience,
-                 "minutes": minutes, "seed": seed, "channels": channels, "columns": columns}
+                 "minutes": minutes, "seed": seed, "channels": channels, "columns": columns, "stack": stack}
     config = TuneConfig(algorithm, trials, min(parallel, trials), failures, stop_early, gpus=gpus)
     if katib:
         found = search_with_katib(Step(**step), arguments, config, namespace, secrets, service_account)

@@ -123,6 +123,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         hidden: int = 128,
         layers: int = 2,
         dropout: float = 0.2,
+        stack: int = 1,
         start: str = "",
         compare: bool = False,
         force: bool = False,
@@ -171,6 +172,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             hidden: Units of each direction of each recurrent layer.
             layers: Recurrent layers.
             dropout: Share of features dropped while training.
+            stack: Time steps that the recurrent layers take as one; 2 take less time, where letters are wide enough.
             start: "champion" to fine-tune the model that serves, if any; "rendered" to train on rendered lines first,
                 once for an alphabet; the URI of a bundle; "" for new weights.
             compare: With a start, also train with new weights, and keep whichever reads validation lines better.
@@ -216,7 +218,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         # outputs named otherwise than "Output" would silently count as false in a local run (kfp 2.17)
         with dsl.If(news.outputs["Output"] == True, name="new"):  # noqa: E712  KFP needs the comparison
             settings: dict[str, Any] = {"dataset": dataset, "bucket": bucket, "patience": patience, "minutes": minutes,
-                                        "seed": seed, "channels": channels, "columns": columns}
+                                        "seed": seed, "channels": channels, "columns": columns, "stack": stack}
             nodes = machine.as_nodes(namespace)
             with dsl.If(tune == True, name="tune"):  # noqa: E712
                 best = with_secrets(search(

@@ -23,12 +23,12 @@ from handwriting.store import open_store, read_json, write_json
 SMALL, SHORT = ModelConfig(channels=4, hidden=16, layers=1), TrainConfig(epochs=2)
 
 
-def network(characters: str) -> CRNN:
-    return CRNN(SMALL, Alphabet(characters).classes, 48).eval()
+def network(characters: str, stack: int = 1) -> CRNN:
+    return CRNN(replace(SMALL, stack=stack), Alphabet(characters).classes, 48).eval()
 
 
 def grown(old: CRNN, old_characters: str, characters: str) -> CRNN:
-    new = network(characters)
+    new = network(characters, old.stack)
     start = Start("s3://b/models/v", old.state_dict(), Alphabet(old_characters))
     new.load_state_dict(fitted(start, new.state_dict(), Alphabet(characters)))
     return new
@@ -42,16 +42,18 @@ def scores(model: CRNN, characters: str, wanted: str) -> torch.Tensor:
     return found - found[..., :1]
 
 
+@pytest.mark.parametrize("stack", [1, 2])
 @pytest.mark.parametrize("characters", ["abc", "cab", "abcdé", "éadb", "ab"])
-def test_letters_of_both_alphabets_are_read_as_before_wherever_they_stand(characters):
-    old = network("abc")
+def test_letters_of_both_alphabets_are_read_as_before_wherever_they_stand(characters, stack):
+    old = network("abc", stack)
     common = "".join(sorted(set("abc") & set(characters)))
     after = scores(grown(old, "abc", characters), characters, common)
     assert torch.allclose(after, scores(old, "abc", common), atol=1e-5)
 
 
-def test_a_letter_never_seen_is_not_read_before_it_is_learnt():
-    after = scores(grown(network("abc"), "abc", "abcé"), "abcé", "abcé")
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_letter_never_seen_is_not_read_before_it_is_learnt(stack):
+    after = scores(grown(network("abc", stack), "abc", "abcé"), "abcé", "abcé")
     assert (after[..., -1] < after[..., :-1].amin(dim=-1)).all()
 
 

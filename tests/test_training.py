@@ -16,7 +16,7 @@ import torch
 from helpers import gone
 
 from handwriting import runs, sources, training
-from handwriting.batches import BUFFER, Batch, Feeding, LeftOut, TrainingLines, buckets
+from handwriting.batches import BUFFER, Batch, Feeding, LeftOut, TrainingLines, buckets, reading_batch
 from handwriting.bundle import CONFIG, ONNX, WEIGHTS
 from handwriting.alphabet import Alphabet
 from handwriting.dataset import Dataset, Line
@@ -29,7 +29,7 @@ from handwriting.losses import flat_loss
 from handwriting.metrics import Scores, score
 from handwriting.ctc import Reading, steps
 from handwriting.model import CRNN
-from handwriting.reader import Reader
+from handwriting.reader import Reader, network_input
 from handwriting.schedule import SHORTCUT_SHARE
 from handwriting.store import open_store
 from handwriting.training import CHECKPOINT, Trainer
@@ -241,10 +241,18 @@ def test_batches_hold_paper_right_of_each_line(dataset):
             assert image[..., :line.width].min() < WHITE / 2
 
 
-def test_the_network_gives_a_step_for_every_four_columns():
-    log_probs = CRNN(SMALL, 10, 64).eval()(torch.zeros(2, 1, 64, 128))
-    assert log_probs.shape == (2, steps(128), 10)
-    assert torch.allclose(log_probs.exp().sum(dim=2), torch.ones(2, steps(128)), atol=1e-5)
+def test_the_reader_that_serves_gives_the_network_what_training_does(dataset):
+    for line in dataset.lines("train")[:8]:
+        training_input = (WHITE - reading_batch(dataset, [line]).images.float()) / WHITE
+        np.testing.assert_array_equal(network_input(dataset.pixels(line))["images"], training_input)
+
+
+@pytest.mark.parametrize("stack", [1, 2, 3])
+@pytest.mark.parametrize("width", [4, 128, 132])
+def test_the_network_gives_a_step_for_every_four_columns(width, stack):
+    log_probs = CRNN(replace(SMALL, stack=stack), 10, 64).eval()(torch.zeros(2, 1, 64, width))
+    assert log_probs.shape == (2, steps(width), 10)
+    assert torch.allclose(log_probs.exp().sum(dim=2), torch.ones(2, steps(width)), atol=1e-5)
 
 
 def test_a_run_writes_a_bundle_that_reads_and_a_second_run_trains_nothing(small_dataset, tmp_path):
@@ -304,6 +312,7 @@ def test_a_run_in_which_lines_are_left_out_has_its_epochs_whole(dataset, monkeyp
     wrong, steps = {line.text for line in dataset.lines("train")[:3]}, Counter()
     monkeypatch.setattr(training, "lacks_a_passage", lambda text, _: text in wrong)
     monkeypatch.setattr(training, "MOST_DOUBTFUL", 1)
+    monkeypatch.setattr(training, "LEGIBLE", 9)  # letters are looked for after the first epoch, for the third
     train_step = trainer.train_step
 
     def counted(parts, number):
@@ -312,7 +321,6 @@ def test_a_run_in_which_lines_are_left_out_has_its_epochs_whole(dataset, monkeyp
 
     monkeypatch.setattr(trainer, "train_step", counted)
     before, left = len(dataset.lines("train")), len(trainer.run().left_out)
-    monkeypatch.setattr(training, "LEGIBLE", 9)  # letters are looked for after the first epoch, for the third
     assert left >= 3
     assert steps == {1: before, 2: before, **dict.fromkeys(range(3, 9), before - left)}
     assert trainer.schedule.progress() == 1

@@ -76,11 +76,13 @@ def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[s
     for name in weights:
         layer, _, kind = name.rpartition(".")
         if layer in CLASS_LAYERS:
-            grown = fresh[name].clone()
+            # A head of stacked time steps has all classes for the first of them, then for the second, and so on.
+            before = weights[name].unflatten(0, (-1, start.alphabet.classes))
+            grown = fresh[name].unflatten(0, (-1, alphabet.classes)).clone()
             if kind == "bias":
-                grown[:] = weights[name].min() - RARE
-            grown[new] = weights[name][old]
-            weights[name] = grown
+                grown[:] = before.min() - RARE
+            grown[:, new] = before[:, old]
+            weights[name] = grown.flatten(0, 1)
     return weights
 
 

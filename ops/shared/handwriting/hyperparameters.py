@@ -88,6 +88,7 @@ class ModelConfig:
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped before, between and after the recurrent layers while training.
+        stack: Time steps that the recurrent layers take as one: 2 make them twice as fast, and letters need more px.
     """
 
     channels: int = number(16, 1, 1024)
@@ -95,6 +96,7 @@ class ModelConfig:
     hidden: int = number(128, 1, 65_536, Search(64, 256, step=32))
     layers: int = number(2, 1, 8, Search(1, 3, step=1))
     dropout: float = number(0.2, 0.0, 0.99, Search(0.0, 0.5))
+    stack: int = number(1, 1, 8)
 
     def __post_init__(self) -> None:
         if isinstance(self.channels, (list, tuple)):  # as bundles had them before

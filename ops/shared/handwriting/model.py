@@ -8,7 +8,8 @@ from handwriting.hyperparameters import ModelConfig
 ROWS = 16  # px of height that become one row of features
 CLASS_LAYERS = ("head", "shortcut")  # layers of CRNN whose outputs are the classes
 
-# Shapes: B lines of a batch, H height and W width in px, C channels, T = W / STEP time steps, K classes.
+# Shapes: B lines of a batch, H height and W width in px, C channels, T = W / STEP time steps, S of them as recurrent
+# layers see them, K classes.
 
 
 def _convolution(inputs: int, outputs: int, size: int | tuple[int, int], stride: int | tuple[int, int] = 1,
@@ -74,10 +75,13 @@ class CRNN(nn.Module):
         self.columns = nn.Sequential(_convolution(fourth, config.columns, (height // ROWS, 1)),
                                      _Residual(config.columns, (1, 5)))
         self.dropout = Dropout(config.dropout)
-        inputs = [config.columns, *[2 * config.hidden] * (config.layers - 1)]
+        # After Sak et al., "Fast and accurate recurrent neural network acoustic models for speech recognition",
+        # Interspeech 2015: the recurrent layers see several time steps as one, and the head tells each one's classes.
+        self.stack = config.stack
+        inputs = [config.stack * config.columns, *[2 * config.hidden] * (config.layers - 1)]
         self.recurrent = nn.ModuleList(nn.LSTM(size, config.hidden, bidirectional=True, batch_first=True)
                                        for size in inputs)
-        self.head = nn.Linear(2 * config.hidden, classes)
+        self.head = nn.Linear(2 * config.hidden, config.stack * classes)
         # After Retsinas et al., "Best practices for a handwritten text recognition system", DAS 2022: a CTC head on
         # the columns makes the features learn long before the recurrent layers do. Here the recurrent head also starts
         # from its scores, instead of finding them again.
@@ -101,11 +105,19 @@ class CRNN(nn.Module):
         """Returns the log-probabilities [B, T, K] of the head and of the shortcut, for training."""
         columns_BCT = self.columns(self.features(images_B1HW)).squeeze(2)
         shortcut_BTK = self.shortcut(columns_BCT).transpose(1, 2)
-        states_BTC = self.dropout(columns_BCT.transpose(1, 2))
+        states_BSC = self.dropout(self._stacked(columns_BCT))
         for layer in self.recurrent:
-            states_BTC = self.dropout(layer(states_BTC)[0])
-        logits_BTK = self.head(states_BTC) + shortcut_BTK  # what each column shows, and what the context adds
+            states_BSC = self.dropout(layer(states_BSC)[0])
+        batch, steps, classes = shortcut_BTK.shape
+        context_BTK = self.head(states_BSC).reshape(batch, -1, classes)[:, :steps]
+        logits_BTK = context_BTK + shortcut_BTK  # what the context adds to what each column shows
         return logits_BTK.float().log_softmax(dim=2), shortcut_BTK.float().log_softmax(dim=2)
+
+    def _stacked(self, columns_BCT: Tensor) -> Tensor:
+        """Joins neighbouring time steps, the last ones with zeros: [B, S, stack * C], S = T / stack rounded up."""
+        batch, channels, steps = columns_BCT.shape
+        padded_BCT = nn.functional.pad(columns_BCT, (0, -steps % self.stack))
+        return padded_BCT.transpose(1, 2).reshape(batch, -1, self.stack * channels)
 
 
 class Heads(nn.Module):
