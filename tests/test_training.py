@@ -150,13 +150,14 @@ def test_lines_are_spliced_once_letters_are_found_and_never_without_augmentation
     assert texts(1.0) - labels and texts(0.0) == labels
 
 
-def test_letters_are_found_as_soon_as_the_network_reads_legibly(dataset, monkeypatch):
-    trainer, found = Trainer(dataset, SMALL, TrainConfig(epochs=5)), []
+@pytest.mark.parametrize("augmentation, after", [(1.0, [3]), (0.0, [])])
+def test_letters_are_found_as_soon_as_the_network_reads_legibly(dataset, monkeypatch, augmentation, after):
+    trainer, found = Trainer(dataset, SMALL, TrainConfig(epochs=5, augmentation=augmentation)), []
     cers = iter([0.9, 0.2, 0.19, 0.1, 0.1])
     monkeypatch.setattr(trainer, "validate", lambda: replace(score(["a"], ["a"]), cer=next(cers)))
     monkeypatch.setattr(trainer, "find_letters", lambda: found.append(len(trainer.history)))
     trainer.run()
-    assert found == [3]
+    assert found == after
 
 
 def test_a_line_that_says_something_else_than_its_label_is_left_out_and_named(dataset, monkeypatch):

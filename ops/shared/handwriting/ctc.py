@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
 
 def steps(width: int) -> int:
-    """Returns the time steps of a line `width` px wide; what pads it to a multiple of STEP counts for nothing."""
+    """Returns the time steps of a line `width` px wide; the paper that it is padded with counts for nothing."""
     return width // STEP
 
 

@@ -88,7 +88,7 @@ class ModelConfig:
         hidden: Units of each direction of each recurrent layer.
         layers: Recurrent layers.
         dropout: Share of features dropped before, between and after the recurrent layers while training.
-        stack: Time steps that the recurrent layers take as one: 2 make them twice as fast, and letters need more px.
+        stack: Time steps that the recurrent layers take as one: 2 take less time, where letters are wide enough.
     """
 
     channels: int = number(16, 1, 1024)
