@@ -116,9 +116,13 @@ def _ours(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelCon
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, repeat, batch, model, Path(scratch))
 
+        begun = [trainer.batches(1, trainer.config.augmentation)]
+
         def train_epoch(number: int) -> None:
+            batches = begun.pop()
+            begun.append(trainer.batches(number + 1, trainer.config.augmentation))  # beside this one, as in a run
             _begin(trainer)
-            trainer.train_epoch(1, time.monotonic(), trainer.batches(number, trainer.config.augmentation))
+            trainer.train_epoch(1, time.monotonic(), batches)
 
         return _second(len(trainer.training_lines.lines), train_epoch)
 

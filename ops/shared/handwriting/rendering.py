@@ -76,14 +76,15 @@ def _letter(character: str, family: Family, by_hand: bool) -> tuple[str, str, Im
 
 def _bend(ink: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
     """Slants, tilts and sways the writing and lets it grow and shrink: uint8 [H, W] -> the same shape."""
-    y, x = np.mgrid[:ink.shape[0], :ink.shape[1]].astype(np.float32)
+    # A column and a row, and factors of Python's own, so that all that is as large as the sheet stays in float32.
+    y, x = np.arange(ink.shape[0], dtype=np.float32)[:, None], np.arange(ink.shape[1], dtype=np.float32)
     slant, tilt = spread * rng.uniform(-0.2, 0.3), rng.uniform(-0.012, 0.012)
     sway = spread * rng.uniform(0, 4) * np.sin(_wave(x, rng.uniform(4, 12) * FONT_SIZE, rng))
     size = 1 + spread * rng.uniform(0, 0.15) * np.sin(_wave(x, rng.uniform(3, 14) * FONT_SIZE, rng))
     middle_y, middle_x = ink.shape[0] / 2, ink.shape[1] / 2
     from_x = x + slant * (y - middle_y)
-    from_y = middle_y + (y - middle_y) * size + tilt * (x - middle_x) * min(1.0, 500 / middle_x) + sway
-    return cv2.remap(ink, from_x.astype(np.float32), from_y.astype(np.float32), cv2.INTER_LINEAR)
+    from_y = (y - middle_y) * size + (middle_y + tilt * (x - middle_x) * min(1.0, 500 / middle_x) + sway)
+    return cv2.remap(ink, from_x, from_y, cv2.INTER_LINEAR)
 
 
 def _wave(x: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
@@ -114,8 +115,10 @@ def _colour(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Puts the ink (float32 [H, W], 0 to 1) on shaded, noisy paper: uint8 [H, W, 3] RGB."""
     paper = rng.uniform(222, 250) + np.array([0, rng.uniform(-4, 0), rng.uniform(-18, 0)])  # white to cream
     pen = np.array(pick(rng, PENS)) + rng.uniform(-15, 15)
-    y, x = np.linspace(-1, 1, ink.shape[0])[:, None, None], np.linspace(-1, 1, ink.shape[1])[None, :, None]
-    shade = rng.uniform(-6, 6) * x + rng.uniform(-4, 4) * y
-    noise = rng.normal(0, rng.uniform(0.5, 3), (*ink.shape, 1))
-    cover = ink[..., None] * rng.uniform(0.8, 1)
-    return np.clip((1 - cover) * (paper + shade) + cover * pen + noise, 0, 255).astype(np.uint8)
+    y, x = (np.linspace(-1, 1, size, dtype=np.float32) for size in ink.shape)
+    shade = rng.uniform(-6, 6) * x + rng.uniform(-4, 4) * y[:, None]
+    noise = rng.standard_normal(ink.shape, np.float32) * rng.uniform(0.5, 3)
+    cover = ink * rng.uniform(0.8, 1)
+    channels = [np.clip((1 - cover) * (shade + sheet) + cover * stroke + noise, 0, 255).astype(np.uint8)
+                for sheet, stroke in zip(paper.tolist(), pen.tolist())]
+    return cv2.merge(channels)
