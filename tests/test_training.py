@@ -16,7 +16,7 @@ import torch
 from helpers import gone
 
 from handwriting import runs, sources, training
-from handwriting.batches import BUFFER, Batch, Feeding, LeftOut, TrainingLines, _parts, buckets, reading_batch
+from handwriting.batches import BUFFER, Batch, Feeding, LeftOut, TrainingLines, buckets, reading_batch
 from handwriting.bundle import CONFIG, ONNX, WEIGHTS
 from handwriting.alphabet import Alphabet
 from handwriting.dataset import Dataset, Line
@@ -240,13 +240,6 @@ def test_batches_hold_paper_right_of_each_line(dataset):
         for image, line in ((image, line) for part in parts for image, line in zip(part.images, part.lines)):
             assert (image[..., line.width:] == WHITE).all()
             assert image[..., :line.width].min() < WHITE / 2
-
-
-@pytest.mark.parametrize("widths, share, expected", [
-    ([100] * 4 + [400], 3, [4, 1]), ([100] * 17, 16, [8, 9]), ([100] * 3, 16, [3]), ([100, 100, 1000], 1, [2, 1])])
-def test_the_parts_of_a_batch_are_of_as_many_px(widths, share, expected):
-    items = [(line_of("shard", width), np.zeros((16, width), np.uint8)) for width in widths]
-    assert [len(part) for part in _parts(items, share)] == expected
 
 
 def test_the_reader_that_serves_gives_the_network_what_training_does(dataset):

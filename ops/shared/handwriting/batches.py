@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -182,10 +182,11 @@ class TrainingLines:
             changed = self.changer.changed(source, bucket.lines, bucket.buffer, strength, seed)
             changed.sort(key=lambda item: item[1].shape[1])
             order = np.random.default_rng((*seed, bucket.lines[0], 1)).permutation(math.ceil(len(changed) / size))
-            return [[_batch(part, self.feeding, source.alphabet)
-                     for part in _parts(changed[start:start + size], math.ceil(size / parts))]
+            return [[_batch(changed[i:min(i + share, start + size)], self.feeding, source.alphabet)
+                     for i in range(start, min(start + size, len(changed)), share)]
                     for start in (order * size).tolist()]
 
+        share = math.ceil(size / parts)
         todo = buckets(source.lines, size, np.random.default_rng(seed), group)
         return chain.from_iterable(_prepared(todo, make, self.feeding.threads, self.feeding.ahead))
 
@@ -199,14 +200,6 @@ def reading_groups(lines: Sequence[Line], size: int) -> list[list[Line]]:
 def reading_batch(dataset: Dataset, group: Sequence[Line], feeding: Feeding = Feeding()) -> Batch:
     """Returns lines as they are, without targets."""
     return _batch([(line, dataset.pixels(line)) for line in group], feeding)
-
-
-def _parts(items: Sequence[Changed], share: int) -> list[Sequence[Changed]]:
-    """Cuts lines, narrow ones first, into parts of some `share` lines that take equally long: of as many px."""
-    count = math.ceil(len(items) / share)
-    px = np.cumsum([pixels.shape[1] for _, pixels in items])
-    ends = [int(np.abs(px - px[-1] * part / count).argmin()) + 1 for part in range(1, count + 1)]
-    return [items[begin:end] for begin, end in pairwise([0, *ends]) if begin < end]
 
 
 def _batch(items: Sequence[Changed], feeding: Feeding, alphabet: Alphabet | None = None) -> Batch:
