@@ -242,6 +242,14 @@ def test_batches_hold_paper_right_of_each_line(dataset):
             assert image[..., :line.width].min() < WHITE / 2
 
 
+@pytest.mark.parametrize("lines, batch, expected", [(6, 6, [3, 3]), (7, 6, [3, 3, 1]), (11, 6, [3, 3, 3, 2]),
+                                                    (10, 6, [3, 3, 2, 2])])
+def test_the_last_batch_is_cut_into_parts_of_as_many_lines(dataset, lines, batch, expected):
+    lines = TrainingLines(dataset, dataset.lines("train")[:lines], Alphabet(dataset.manifest.alphabet))
+    made = [len(part.lines) for parts in lines.batches(batch, 2, 0.0, (0, 1)) for part in parts]
+    assert sorted(made, reverse=True) == expected
+
+
 def test_the_reader_that_serves_gives_the_network_what_training_does(dataset):
     for line in dataset.lines("train")[:8]:
         training_input = (WHITE - reading_batch(dataset, [line]).images.float()) / WHITE

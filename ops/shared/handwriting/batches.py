@@ -182,11 +182,10 @@ class TrainingLines:
             changed = self.changer.changed(source, bucket.lines, bucket.buffer, strength, seed)
             changed.sort(key=lambda item: item[1].shape[1])
             order = np.random.default_rng((*seed, bucket.lines[0], 1)).permutation(math.ceil(len(changed) / size))
-            return [[_batch(changed[i:min(i + share, start + size)], self.feeding, source.alphabet)
-                     for i in range(start, min(start + size, len(changed)), share)]
+            return [[_batch(part, self.feeding, source.alphabet)
+                     for part in _parts(changed[start:start + size], math.ceil(size / parts))]
                     for start in (order * size).tolist()]
 
-        share = math.ceil(size / parts)
         todo = buckets(source.lines, size, np.random.default_rng(seed), group)
         return chain.from_iterable(_prepared(todo, make, self.feeding.threads, self.feeding.ahead))
 
@@ -200,6 +199,12 @@ def reading_groups(lines: Sequence[Line], size: int) -> list[list[Line]]:
 def reading_batch(dataset: Dataset, group: Sequence[Line], feeding: Feeding = Feeding()) -> Batch:
     """Returns lines as they are, without targets."""
     return _batch([(line, dataset.pixels(line)) for line in group], feeding)
+
+
+def _parts(items: Sequence[Changed], most: int) -> list[Sequence[Changed]]:
+    """Cuts lines into parts of as many, `most` at most: from one line left over batch normalisation learns poorly."""
+    share = math.ceil(len(items) / math.ceil(len(items) / most))
+    return [items[i:i + share] for i in range(0, len(items), share)]
 
 
 def _batch(items: Sequence[Changed], feeding: Feeding, alphabet: Alphabet | None = None) -> Batch:
