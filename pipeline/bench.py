@@ -115,7 +115,6 @@ def _second(lines: int, train_epoch: Callable[[int], Any]) -> Measured:
 def _ours(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelConfig) -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         trainer = _trainer(dataset_uri, lines, repeat, batch, model, Path(scratch))
-
         begun = [trainer.batches(1, trainer.config.augmentation)]
 
         def train_epoch(number: int) -> None:

@@ -113,12 +113,13 @@ def _frame(ink: np.ndarray, height: int, rng: np.random.Generator, spread: float
 
 def _colour(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Puts the ink (float32 [H, W], 0 to 1) on shaded, noisy paper: uint8 [H, W, 3] RGB."""
-    paper = rng.uniform(222, 250) + np.array([0, rng.uniform(-4, 0), rng.uniform(-18, 0)])  # white to cream
-    pen = np.array(pick(rng, PENS)) + rng.uniform(-15, 15)
+    white = rng.uniform(222, 250)
+    paper = (white, white + rng.uniform(-4, 0), white + rng.uniform(-18, 0))  # white to cream
+    pen, lighter = pick(rng, PENS), rng.uniform(-15, 15)
     y, x = (np.linspace(-1, 1, size, dtype=np.float32) for size in ink.shape)
     shade = rng.uniform(-6, 6) * x + rng.uniform(-4, 4) * y[:, None]
     noise = rng.standard_normal(ink.shape, np.float32) * rng.uniform(0.5, 3)
     cover = ink * rng.uniform(0.8, 1)
-    channels = [np.clip((1 - cover) * (shade + sheet) + cover * stroke + noise, 0, 255).astype(np.uint8)
-                for sheet, stroke in zip(paper.tolist(), pen.tolist())]
+    channels = [np.clip((1 - cover) * (shade + sheet) + cover * (stroke + lighter) + noise, 0, 255).astype(np.uint8)
+                for sheet, stroke in zip(paper, pen)]
     return cv2.merge(channels)
