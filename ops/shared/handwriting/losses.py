@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from handwriting.alphabet import BLANK
 from handwriting.batches import Batch
 from handwriting.ctc import STEP
+from handwriting.forward_backward import MOST, forward_backward
 from handwriting.image import WHITE
 
 SPREAD = 1.0  # flat start: characters that a letter may be off its place
@@ -19,19 +20,37 @@ def ctc_losses(heads_BTK: Sequence[Tensor], batch: Batch) -> list[Tensor]:
     """Returns each head's mean over lines of the CTC loss a character, each over the line's own steps without padding.
 
     PyTorch's own CTC waits several times for a GPU, which a CUDA graph cannot. Where the batch's labels lie on the GPU,
-    cuDNN computes it; `targets` may then be longer than the sum of `lengths`, and each line has 1 to 255 characters.
+    cuDNN computes it; `targets` may then be longer than the sum of `lengths`, and each line has 1 to 255 characters. On
+    a CPU it takes ten times as long as `forward_backward`, and remains for what that cannot do.
     """
     count, device = len(heads_BTK), heads_BTK[0].device
-    log_probs_TBK = torch.cat(list(heads_BTK)).transpose(0, 1)  # all heads in one call
+    log_probs_BTK = torch.cat(list(heads_BTK))  # all heads in one call
     steps, lengths = batch.steps.repeat(count), batch.lengths.repeat(count)
     if batch.lengths.is_cuda:
         places = torch.arange(count * len(batch.targets), device=device) % batch.lengths.sum()
-        losses = _CuDNN.apply(log_probs_TBK, batch.targets[places].int(), steps.int(), lengths.int())
+        losses = _CuDNN.apply(log_probs_BTK.transpose(0, 1), batch.targets[places].int(), steps.int(), lengths.int())
     else:
-        losses = nn.functional.ctc_loss(log_probs_TBK, batch.targets.to(device, non_blocking=True).repeat(count),
-                                        steps, lengths, blank=BLANK, reduction="none", zero_infinity=True)
+        targets = batch.targets.to(device, non_blocking=True).repeat(count)
+        losses = _Scaled.apply(log_probs_BTK, targets, steps, lengths) if device.type == "cpu" else None
+        if losses is None or not (losses <= MOST).all():
+            losses = nn.functional.ctc_loss(log_probs_BTK.transpose(0, 1), targets, steps, lengths, blank=BLANK,
+                                            reduction="none", zero_infinity=True)
     characters = batch.lengths.to(device, non_blocking=True).clamp(min=1)
     return [part.div(characters).mean() for part in losses.chunk(count)]
+
+
+class _Scaled(torch.autograd.Function):
+    """CTC by `forward_backward`."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs_BTK: Tensor, targets: Tensor, steps: Tensor, lengths: Tensor) -> Tensor:
+        losses, gradient_BTK = forward_backward(log_probs_BTK.numpy(), targets.numpy(), steps.numpy(), lengths.numpy())
+        ctx.save_for_backward(torch.from_numpy(gradient_BTK))
+        return torch.from_numpy(losses).to(log_probs_BTK.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.saved_tensors[0] * gradients[0][:, None, None], None, None, None
 
 
 class _CuDNN(torch.autograd.Function):
