@@ -30,13 +30,19 @@ def ctc_losses(heads_BTK: Sequence[Tensor], batch: Batch) -> list[Tensor]:
         places = torch.arange(count * len(batch.targets), device=device) % batch.lengths.sum()
         losses = _CuDNN.apply(log_probs_BTK.transpose(0, 1), batch.targets[places].int(), steps.int(), lengths.int())
     else:
-        targets = batch.targets.to(device, non_blocking=True).repeat(count)
-        losses = _Scaled.apply(log_probs_BTK, targets, steps, lengths) if device.type == "cpu" else None
-        if losses is None or not (losses <= MOST).all():
-            losses = nn.functional.ctc_loss(log_probs_BTK.transpose(0, 1), targets, steps, lengths, blank=BLANK,
-                                            reduction="none", zero_infinity=True)
+        losses = _of_lines(log_probs_BTK, batch.targets.to(device, non_blocking=True).repeat(count), steps, lengths)
     characters = batch.lengths.to(device, non_blocking=True).clamp(min=1)
     return [part.div(characters).mean() for part in losses.chunk(count)]
+
+
+def _of_lines(log_probs_BTK: Tensor, targets: Tensor, steps: Tensor, lengths: Tensor) -> Tensor:
+    """Returns the CTC loss of each line: by `forward_backward` where it can be trusted with all of them."""
+    if log_probs_BTK.device.type == "cpu":
+        losses = _Scaled.apply(log_probs_BTK, targets, steps, lengths)
+        if (losses <= MOST).all():
+            return losses
+    return nn.functional.ctc_loss(log_probs_BTK.transpose(0, 1), targets, steps, lengths, blank=BLANK, reduction="none",
+                                  zero_infinity=True)
 
 
 class _Scaled(torch.autograd.Function):
