@@ -56,8 +56,12 @@ def expanded(word):
     return re.sub(r"\$\$", "$", word)
 
 
-def test_a_node_runs_the_component_alone_with_its_source_and_its_arguments_untouched(tmp_path):
-    trainer = made(text=AWKWARD, minutes=0.0, compare=False, num_nodes=2)["spec"]["trainer"]
+@pytest.mark.parametrize("more", [0, 100_000])
+def test_a_node_runs_the_component_alone_with_its_source_and_its_arguments_untouched(tmp_path, more):
+    long = step(PROGRAM + "#" * more + AWKWARD * (more // 1_000))
+    arguments = {"dataset": "s3://b/d", "epochs": 9, "text": AWKWARD, "minutes": 0.0, "compare": False, "num_nodes": 2}
+    trainer = train_job("train", "team", long, arguments, Nodes(2), SECRETS)["spec"]["trainer"]
+    assert max(map(len, trainer["command"] + trainer["args"])) <= LONGEST
     done = subprocess.run([expanded(word) for word in trainer["command"] + trainer["args"]], cwd=tmp_path,
                           env={"PATH": os.environ["PATH"], "HOME": "wrong"}, capture_output=True, text=True, check=True)
     source, given, function = json.loads(done.stdout)
@@ -109,7 +113,7 @@ def test_the_train_step_fits_into_a_train_job():
     words = trainer["command"] + trainer["args"]
     assert len(words) <= MOST and max(map(len, words)) <= LONGEST
     assert trainer["command"][:2] == ["sh", "-c"] and trainer["args"][-2:] == ["--function_to_execute", "train"]
-    assert f"{SCRATCH}/comet" in trainer["args"][1]
+    assert f"{SCRATCH}/comet" in trainer["args"][-3]
 
 
 @pytest.mark.parametrize("wrong", [{"num_nodes": 0}, {"gpus": -1}])
@@ -257,7 +261,7 @@ def on_nodes() -> dict:
 def test_a_step_with_several_nodes_tells_the_result_that_they_left(cluster, train_here):
     def script(found: FakeCluster):
         [found_job] = found.objects.values()
-        node = json.loads(expanded(found_job["spec"]["trainer"]["args"][1]))["inputs"]["parameterValues"]
+        node = json.loads(expanded(found_job["spec"]["trainer"]["args"][-3]))["inputs"]["parameterValues"]
         found_job["status"] = COMPLETE | {"made": train_here(**node)}  # one of them is enough
         yield
 

@@ -11,7 +11,7 @@ A TrainJob is named by what it asks for, so a step that is started again goes on
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from handwriting.api_server import ApiServer, ended_in
@@ -31,6 +31,7 @@ COUNTS = ("active", "ready", "succeeded", "failed")
 FAILED = "Failed"
 ENDS = ("Complete", FAILED)
 POLL = 15.0  # seconds between two looks
+LONGEST = 32_768  # characters of a word: half of what Trainer 2.2 takes, since Kubernetes' escapes may double it
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,22 @@ def train_job(name: str, namespace: str, step: Step, arguments: Mapping[str, Any
         secrets: Keys by Kubernetes secret: variables of the nodes where the secret is there.
         service_account: Of the nodes; empty for the namespace's default.
     """
-    words = [kept_by_kubernetes(word) for word in trial_command(step, {**arguments, "num_nodes": 1}, SCRATCH)]
-    trainer = {"image": step.image, "command": words[:len(step.command)], "args": words[len(step.command):],
+    shell, pieces = _in_pieces(trial_command(step, {**arguments, "num_nodes": 1}, SCRATCH))
+    trainer = {"image": step.image, "command": shell, "args": [kept_by_kubernetes(piece) for piece in pieces],
                "env": step_variables(secrets), "numNodes": nodes.num_nodes,
                "numProcPerNode": max(1, nodes.gpus),  # Trainer's own guess is a process a core
                "resourcesPerNode": resources(nodes.cpu, nodes.memory, nodes.gpus)}
     runtime = {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": RUNTIME}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": {"name": name, "namespace": namespace},
             "spec": {"runtimeRef": runtime, "trainer": trainer, "runtimePatches": [_patch(nodes, service_account)]}}
+
+
+def _in_pieces(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Cuts words that are too long for Trainer; returns a shell that puts them together again, and its arguments."""
+    cut = [[word[at:at + LONGEST] for at in range(0, max(1, len(word)), LONGEST)] for word in words]
+    numbers = count()
+    whole = ("".join(f"${{{next(numbers)}}}" for _ in pieces) for pieces in cut)
+    return ["sh", "-c", "exec " + " ".join(f'"{word}"' for word in whole)], list(chain.from_iterable(cut))
 
 
 def _patch(nodes: Nodes, service_account: str) -> dict[str, Any]:
