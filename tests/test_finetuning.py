@@ -120,7 +120,7 @@ def test_a_bundle_that_does_not_fit_is_refused(model, changes, said):
 
 def test_dropout_may_differ_from_the_bundles(model):
     start = load_start(model.model, replace(SMALL, dropout=0.4), ImageConfig())
-    assert start.weights["head.weight"].shape[1] == 2 * SMALL.hidden
+    assert start.weights["head.weight"].shape[1] == SMALL.hidden
 
 
 def test_a_bundle_that_is_not_there_is_named(other_dataset, tmp_path):
@@ -139,8 +139,11 @@ def test_weights_that_joined_the_rows_before_their_convolution_are_taken_as_they
     torch.testing.assert_close(again(images), now(images))
 
 
-def test_a_network_of_another_version_is_refused():
-    old = network("abc").state_dict()
-    old["recurrent.weight"] = torch.zeros(3)
+@pytest.mark.parametrize("name, weight", [
+    ("recurrent.weight", torch.zeros(3)),
+    ("head.weight", torch.zeros(4, 2 * SMALL.hidden)),  # whose directions were put side by side
+    ("shortcut.weight", torch.zeros(4, SMALL.columns, 5))])  # which told classes straight from the columns
+def test_a_network_of_another_version_is_refused(name, weight):
+    old = network("abc").state_dict() | {name: weight}
     with pytest.raises(DataError, match="another network than this version trains"):
         fitted(Start("s3://b/models/v", old, Alphabet("abc")), network("abc").state_dict(), Alphabet("abc"))

@@ -6,7 +6,7 @@ from torch import nn
 
 from handwriting.hyperparameters import ModelConfig
 from handwriting.model import CRNN
-from handwriting.replicas import Replicas
+from handwriting.replicas import Replicas, one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,13 @@ def test_copies_follow_the_weights_of_the_network():
         optimizer.step()
     for copy in replicas.models[1:]:
         assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), model.parameters()))
+
+
+def test_the_threads_are_as_many_as_before_after_what_one_does_alone():
+    with pytest.raises(ValueError, match="a bug"), one_thread():
+        assert torch.get_num_threads() == 1
+        raise ValueError("a bug")
+    assert torch.get_num_threads() == 2
 
 
 def test_a_small_batch_is_not_shared_out():

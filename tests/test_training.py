@@ -60,16 +60,18 @@ def test_it_overfits_eight_lines(dataset):
     assert trained.best.scores.cer < 0.05
 
 
-@pytest.mark.parametrize("config, killed, epochs", [
-    (SHORT, 2, [1, 2, 3]), (TrainConfig(epochs=12, batch=4, patience=1), 4, [1, 2, 3, 4])], ids=["whole", "impatient"])
-def test_a_killed_run_goes_on_to_the_very_same_weights(dataset, tmp_path, config, killed, epochs):
+@pytest.mark.parametrize("config, early", [(SHORT, False), (TrainConfig(epochs=12, batch=4, patience=2), True)],
+                         ids=["whole", "impatient"])
+def test_a_killed_run_goes_on_to_the_very_same_weights(dataset, tmp_path, config, early):
     whole = Trainer(dataset, SMALL, config).run()
+    last = len(whole.history)  # of an impatient run, after its rate fell early
+    assert (last < config.epochs) == early
 
     class Killed(Exception):
         pass
 
     def kill(epoch):
-        if epoch.number == killed:
+        if epoch.number == last:
             raise Killed
 
     store = open_store(str(tmp_path / "run"))
@@ -77,7 +79,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(dataset, tmp_path, config
         Trainer(dataset, SMALL, config, store, checkpoint_seconds=0).run(kill)
     seen = []
     resumed = Trainer(dataset, SMALL, config, store, checkpoint_seconds=0).run(lambda epoch: seen.append(epoch.number))
-    assert seen == epochs
+    assert seen == [*range(1, last + 1)]
     assert [epoch.metrics() for epoch in resumed.history] == [epoch.metrics() for epoch in whole.history]
     assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
@@ -262,6 +264,19 @@ def test_the_network_gives_a_step_for_every_four_columns(width, stack):
     log_probs = CRNN(replace(SMALL, stack=stack), 10, 64).eval()(torch.zeros(2, 1, 64, width))
     assert log_probs.shape == (2, steps(width), 10)
     assert torch.allclose(log_probs.exp().sum(dim=2), torch.ones(2, steps(width)), atol=1e-5)
+
+
+@pytest.mark.parametrize("ink, step", [(slice(0, 4), 20), (slice(-4, None), -21)])
+def test_what_a_step_says_hangs_on_what_comes_before_it_and_after_it(ink, step):
+    """20 steps away convolutions no longer see the ink, so that only the recurrent layers tell of it."""
+    torch.manual_seed(0)
+    blank = torch.zeros(1, 1, 64, 256)
+    written = blank.clone()
+    written[..., ink] = 1
+    both = CRNN(SMALL, 10, 64).eval().forward_with_shortcut
+    (logits, shortcut), (other_logits, other_shortcut) = both(blank), both(written)
+    assert torch.equal(shortcut[0, step], other_shortcut[0, step])
+    assert not torch.equal(logits[0, step], other_logits[0, step])
 
 
 def test_a_run_writes_a_bundle_that_reads_and_a_second_run_trains_nothing(small_dataset, tmp_path):

@@ -87,5 +87,6 @@ def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[s
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
-    """Returns the shapes of all weights that do not depend on the alphabet."""
-    return {name: weight.shape for name, weight in weights.items() if name.rpartition(".")[0] not in CLASS_LAYERS}
+    """Returns the shapes of all weights, of those by class without the classes, which depend on the alphabet."""
+    return {name: weight.shape[1:] if name.rpartition(".")[0] in CLASS_LAYERS else weight.shape
+            for name, weight in weights.items()}

@@ -7,6 +7,7 @@ from handwriting.hyperparameters import ModelConfig
 
 ROWS = 16  # px of height that become one row of features
 CLASS_LAYERS = ("head", "shortcut")  # layers of CRNN whose outputs are the classes
+GLANCE = 64  # features that the shortcut tells classes by
 
 # Shapes: B lines of a batch, H height and W width in px, C channels, T = W / STEP time steps, S of them as recurrent
 # layers see them, K classes.
@@ -16,6 +17,11 @@ def _convolution(inputs: int, outputs: int, size: int | tuple[int, int], stride:
                  padding: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, padding, bias=False), nn.BatchNorm2d(outputs),
                          nn.ReLU(inplace=True))
+
+
+def _by_step(features_BC1T: Tensor) -> Tensor:
+    """Returns [B, T, C] of a single row of features; they lie in memory like that (channels-last)."""
+    return features_BC1T.squeeze(2).transpose(1, 2)
 
 
 class _Residual(nn.Module):
@@ -78,14 +84,16 @@ class CRNN(nn.Module):
         # After Sak et al., "Fast and accurate recurrent neural network acoustic models for speech recognition",
         # Interspeech 2015: the recurrent layers see several time steps as one, and the head tells each one's classes.
         self.stack = config.stack
-        inputs = [config.stack * config.columns, *[2 * config.hidden] * (config.layers - 1)]
+        inputs = [config.stack * config.columns, *[config.hidden] * (config.layers - 1)]
         self.recurrent = nn.ModuleList(nn.LSTM(size, config.hidden, bidirectional=True, batch_first=True)
                                        for size in inputs)
-        self.head = nn.Linear(2 * config.hidden, config.stack * classes)
+        self.head = nn.Linear(config.hidden, config.stack * classes)
         # After Retsinas et al., "Best practices for a handwritten text recognition system", DAS 2022: a CTC head on
         # the columns makes the features learn long before the recurrent layers do. Here the recurrent head also starts
-        # from its scores, instead of finding them again.
-        self.shortcut = nn.Conv1d(config.columns, classes, 5, padding=2)
+        # from its scores, instead of finding them again. Classes are told by a few features: straight from columns to
+        # both sides, they would take a twelfth of a step.
+        self.glance = nn.Conv2d(config.columns, GLANCE, (1, 5), padding=(0, 2), bias=False)
+        self.shortcut = nn.Linear(GLANCE, classes)
 
     def seed_dropout(self, seed: int) -> None:
         """Decides what the next steps drop."""
@@ -103,21 +111,23 @@ class CRNN(nn.Module):
 
     def forward_with_shortcut(self, images_B1HW: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the log-probabilities [B, T, K] of the head and of the shortcut, for training."""
-        columns_BCT = self.columns(self.features(images_B1HW)).squeeze(2)
-        shortcut_BTK = self.shortcut(columns_BCT).transpose(1, 2)
-        states_BSC = self.dropout(self._stacked(columns_BCT))
+        columns_BC1T = self.columns(self.features(images_B1HW))
+        shortcut_BTK = self.shortcut(_by_step(self.glance(columns_BC1T)))
+        states_BSC = self.dropout(self._stacked(_by_step(columns_BC1T)))
         for layer in self.recurrent:
-            states_BSC = self.dropout(layer(states_BSC)[0])
+            # Added up, after Amodei et al., "Deep Speech 2", ICML 2016: side by side the next layer has twice to read.
+            onward_BSC, backward_BSC = layer(states_BSC)[0].chunk(2, dim=2)
+            states_BSC = self.dropout(onward_BSC + backward_BSC)
         batch, steps, classes = shortcut_BTK.shape
         context_BTK = self.head(states_BSC).reshape(batch, -1, classes)[:, :steps]
         logits_BTK = context_BTK + shortcut_BTK  # what the context adds to what each column shows
         return logits_BTK.float().log_softmax(dim=2), shortcut_BTK.float().log_softmax(dim=2)
 
-    def _stacked(self, columns_BCT: Tensor) -> Tensor:
+    def _stacked(self, columns_BTC: Tensor) -> Tensor:
         """Joins neighbouring time steps, the last ones with zeros: [B, S, stack * C], S = T / stack rounded up."""
-        batch, channels, steps = columns_BCT.shape
-        padded_BCT = nn.functional.pad(columns_BCT, (0, -steps % self.stack))
-        return padded_BCT.transpose(1, 2).reshape(batch, -1, self.stack * channels)
+        batch, steps, channels = columns_BTC.shape
+        padded_BTC = nn.functional.pad(columns_BTC, (0, 0, 0, -steps % self.stack))
+        return padded_BTC.reshape(batch, -1, self.stack * channels)
 
 
 class Heads(nn.Module):

@@ -5,8 +5,9 @@ a quarter of their time. A copy a core has nothing to wait for but the end of th
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -56,8 +57,24 @@ class Replicas(Generic[Network]):
         used = self.models[:len(parts)]
         list(self.pool.map(backward, range(len(used)), used, parts))
         first, *others = [[p.grad for p in model.parameters() if p.grad is not None] for model in used]
-        for gradients in others:  # in order, so that a run can be repeated
-            torch._foreach_add_(first, gradients)
+        with one_thread():
+            for gradients in others:  # in order, so that a run can be repeated
+                torch._foreach_add_(first, gradients)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps PyTorch from sharing out what follows: each small operation would wait for threads on all cores.
+
+    These wait in a loop, and where something else has a core, until that gives way: beside another training, an
+    optimizer's step took 60 times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _twin(model: Network) -> Network:

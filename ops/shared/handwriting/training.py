@@ -40,7 +40,7 @@ from handwriting.image import WHITE
 from handwriting.losses import ctc_losses, flat_loss
 from handwriting.metrics import Scores, lacks_a_passage, score
 from handwriting.model import CRNN, Heads
-from handwriting.replicas import Replicas
+from handwriting.replicas import Replicas, one_thread
 from handwriting.schedule import Schedule
 from handwriting.splicing import letter_starts
 from handwriting.store import Store
@@ -228,10 +228,11 @@ class Trainer:
             losses = [self.graphs.learn(parts[0])]
         else:
             self.replicas.learn(parts, loss_of)
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
         step = self.schedule.step
-        torch._foreach_lerp_(self._averages, self._values, 1 - min(AVERAGE_DECAY, (1 + step) / (10 + step)))
+        with one_thread():
+            nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+            self.optimizer.step()
+            torch._foreach_lerp_(self._averages, self._values, 1 - min(AVERAGE_DECAY, (1 + step) / (10 + step)))
         losses = [loss.to("cpu", non_blocking=True) for loss in losses]
         arrived = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
         return Step(number, step, losses, lines, arrived)
