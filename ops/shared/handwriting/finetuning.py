@@ -15,7 +15,6 @@ from handwriting.image import ImageConfig
 from handwriting.model import CLASS_LAYERS
 from handwriting.store import open_store
 
-JOINED = "columns.0.0.weight"  # [columns, channels * rows, 1, 1] in bundles from before 28 November 2026
 RARE = 5.0  # logits by which a letter never seen starts below the others; else it would be read everywhere at first
 
 
@@ -64,8 +63,6 @@ def fitted(start: Start, fresh: dict[str, Tensor], alphabet: Alphabet) -> dict[s
         DataError: Another version of this project built the old network.
     """
     weights = dict(start.weights)
-    if JOINED in weights and weights[JOINED].numel() == fresh[JOINED].numel():
-        weights[JOINED] = weights[JOINED].view_as(fresh[JOINED])
     if _shapes(weights) != _shapes(fresh):
         raise DataError(f"{start.uri} holds another network than this version trains; train from the start")
     if start.alphabet == alphabet:
