@@ -38,8 +38,8 @@ def step(program=PROGRAM):
     return Step("python:3.11-slim", ("sh", "-ec", script, program), "train", {"metrics": "system.Metrics"})
 
 
-def made(nodes=Nodes(2), service_account="", **arguments) -> dict:
-    return train_job("train", "team", step(), {"dataset": "s3://b/d", "epochs": 9, **arguments}, nodes, SECRETS,
+def made(nodes=Nodes(2), service_account="", program=PROGRAM, **arguments) -> dict:
+    return train_job("train", "team", step(program), {"dataset": "s3://b/d", "epochs": 9, **arguments}, nodes, SECRETS,
                      service_account)
 
 
@@ -58,9 +58,8 @@ def expanded(word):
 
 @pytest.mark.parametrize("more", [0, 100_000])
 def test_a_node_runs_the_component_alone_with_its_source_and_its_arguments_untouched(tmp_path, more):
-    long = step(PROGRAM + "#" * more + AWKWARD * (more // 1_000))
-    arguments = {"dataset": "s3://b/d", "epochs": 9, "text": AWKWARD, "minutes": 0.0, "compare": False, "num_nodes": 2}
-    trainer = train_job("train", "team", long, arguments, Nodes(2), SECRETS)["spec"]["trainer"]
+    program = PROGRAM + "#" * more + AWKWARD * (more // 1_000)
+    trainer = made(program=program, text=AWKWARD, minutes=0.0, compare=False, num_nodes=2)["spec"]["trainer"]
     assert max(map(len, trainer["command"] + trainer["args"])) <= LONGEST
     done = subprocess.run([expanded(word) for word in trainer["command"] + trainer["args"]], cwd=tmp_path,
                           env={"PATH": os.environ["PATH"], "HOME": "wrong"}, capture_output=True, text=True, check=True)
