@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ SHORTEST, LONGEST = 12, 65  # characters, unless a text is shorter
 SHUFFLED, EXCHANGED = 0.35, 0.3  # share of the lines, and of their letters, that become any others of the alphabet
 TRIES = 1000  # texts drawn for one line until there is a font for it
 PNG_LEVEL = 2  # paper noise hardly packs, and packing it harder took most of the time
+UNSAVED = 16  # pictures that may wait to be written while more are drawn
 
 
 def render_lines(out: Path, texts: Sequence[str], families: Sequence[Family], alphabet: Alphabet, *,
@@ -64,13 +67,22 @@ def render_lines(out: Path, texts: Sequence[str], families: Sequence[Family], al
 
 
 def write_split(folder: Path, lines: Iterable[tuple[str, str, Image.Image]]) -> None:
-    """Writes `images/NAME` and labels.json of a split from names, texts and pictures, one after another."""
+    """Writes `images/NAME` and labels.json of a split from names, texts and pictures.
+
+    A picture is written while the next ones are drawn: a third of the time goes into its PNG.
+    """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     labels = {}
-    for name, text, picture in lines:
-        picture.save(images / name, compress_level=PNG_LEVEL)
-        labels[name] = text
+    unsaved: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, "save") as pool:
+        for name, text, picture in lines:
+            unsaved.append(pool.submit(picture.save, images / name, compress_level=PNG_LEVEL))
+            labels[name] = text
+            if len(unsaved) == UNSAVED:
+                unsaved.popleft().result()
+        for saved in unsaved:
+            saved.result()
     (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
