@@ -1,6 +1,6 @@
 """Compares training with the tutorial's on the same lines of the same machine, one after the other in one run.
 
-Of each the second epoch is timed: in the first one libraries prepare their kernels, for each shape that they meet.
+The first epoch of each is not timed: in it libraries prepare their kernels, for each shape that they meet.
 """
 
 import logging
@@ -8,11 +8,13 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Any, NamedTuple, TypeVar
 
 from handwriting.dataset import Dataset
 from handwriting.hyperparameters import ModelConfig, TrainConfig
@@ -25,6 +27,9 @@ from handwriting.store import open_store, read_json
 log = logging.getLogger(__name__)
 
 TRAINED_ON = ("train", "user_data")
+ROUNDS = 3  # timed epochs of ours, and as many of the network's step alone
+
+T = TypeVar("T")
 
 
 class Measured(NamedTuple):
@@ -35,7 +40,7 @@ class Measured(NamedTuple):
 
 
 def bench(data: Path, lines: int, repeat: int, batch: int, image: ImageConfig, model: ModelConfig) -> dict[str, Any]:
-    """Measures each way of training in a process of its own.
+    """Measures the tutorial's training and ours in processes of their own.
 
     Args:
         data: Folder in the bucket's layout.
@@ -53,24 +58,21 @@ def bench(data: Path, lines: int, repeat: int, batch: int, image: ImageConfig, m
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         dataset = pack_folder(str(data), scratch, PackConfig(image), LabelConfig()).uri
-        steps: dict[str, tuple[Callable[..., Measured], tuple]] = {
-            "reference": (_reference, (data, lines)),
-            "ours": (_ours, (dataset, lines, 1, batch, model)),
-            "network": (_network, (dataset, lines, batch, model)),
-            "repeated": (_ours, (dataset, lines, repeat, batch, model))}
-        rows = {}
-        for name, (function, arguments) in steps.items():
-            log.info("measuring: %s", name)
-            rows[name] = _rounded(_alone(function, arguments))
-    ours, reference, network = (rows[name]["lines_per_second"] for name in ("ours", "reference", "network"))
-    return {"rows": rows, "speedup": round(ours / reference, 2), "of_network": round(ours / network, 3), "lines": lines,
-            "repeat": repeat}
+        log.info("measuring the tutorial's training")
+        rows = {"reference": _alone(_reference, data, lines)}
+        log.info("measuring ours, and the network's step alone in turn with it")
+        rows["ours"], rows["network"] = _alone(_ours_and_network, dataset, lines, batch, model)
+        log.info("measuring ours with the lines %d times", repeat)
+        rows["repeated"] = _alone(_repeated, dataset, lines, repeat, batch, model)
+    ours, reference, network = (rows[name].lines_per_second for name in ("ours", "reference", "network"))
+    return {"rows": {name: _rounded(row) for name, row in rows.items()}, "speedup": round(ours / reference, 2),
+            "of_network": round(ours / network, 3), "lines": lines, "repeat": repeat}
 
 
 def table(result: dict[str, Any]) -> str:
     """Returns a result as a Markdown table."""
     names = {"reference": "the tutorial's training", "ours": "ours, splicing and augmentation included",
-             "network": "ours, the network's step alone on random tensors",
+             "network": "the network's step alone on random tensors, epochs in turn with ours",
              "repeated": f"ours, the same lines {result['repeat']} times"}
     rows = [f"| {names[name]} | {row['lines_per_second']:.1f} | {row['memory']:.0f} |"
             for name, row in result["rows"].items()]
@@ -83,7 +85,7 @@ def _rounded(measured: Measured) -> dict[str, float]:
     return {name: round(value, 2) for name, value in measured._asdict().items()}
 
 
-def _alone(function: Callable[..., Measured], arguments: tuple) -> Measured:
+def _alone(function: Callable[..., T], *arguments: Any) -> T:
     """Runs a function in a new process: it shares neither memory nor threads with the others."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
@@ -106,52 +108,72 @@ def _reference(data: Path, lines: int) -> Measured:
 
 def _second(lines: int, train_epoch: Callable[[int], Any]) -> Measured:
     """Trains two epochs of so many lines, and times the second."""
-    train_epoch(1)
+    _seconds(train_epoch, 1)
+    return Measured(lines / _seconds(train_epoch, 2), _peak())
+
+
+def _seconds(train_epoch: Callable[[int], Any], number: int) -> float:
     began = time.monotonic()
-    train_epoch(2)
-    return Measured(lines / (time.monotonic() - began), _peak())
+    train_epoch(number)
+    return time.monotonic() - began
 
 
-def _ours(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelConfig) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        trainer = _trainer(dataset_uri, lines, repeat, batch, model, Path(scratch))
-        begun = [trainer.batches(1, trainer.config.augmentation)]
-
-        def train_epoch(number: int) -> None:
-            batches = begun.pop()
-            begun.append(trainer.batches(number + 1, trainer.config.augmentation))  # beside this one, as in a run
-            _begin(trainer)
-            trainer.train_epoch(1, time.monotonic(), batches)
-
-        return _second(len(trainer.training_lines.lines), train_epoch)
+def _repeated(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelConfig) -> Measured:
+    with _trainer(dataset_uri, lines, repeat, batch, model) as trainer:
+        return _second(len(trainer.training_lines.lines), _learns(trainer))
 
 
-def _network(dataset_uri: str, lines: int, batch: int, model: ModelConfig) -> Measured:
-    """Trains on random tensors of the shapes and lengths that an epoch has."""
+def _ours_and_network(dataset_uri: str, lines: int, batch: int, model: ModelConfig) -> tuple[Measured, Measured]:
+    """Trains on lines and on random tensors in turn, as a machine's speed changes; of each the median epoch counts."""
+    with _trainer(dataset_uri, lines, 1, batch, model) as trainer:
+        ways = _learns(trainer), _learns_noise(trainer)
+        rounds = [[_seconds(way, number) for way in ways] for number in range(1, ROUNDS + 2)][1:]
+        count = len(trainer.training_lines.lines)
+        ours, network = (Measured(count / median(seconds), _peak()) for seconds in zip(*rounds))
+        return ours, network
+
+
+def _learns(trainer: Any) -> Callable[[int], None]:
+    """Returns what trains an epoch, by its number."""
+    begun = [trainer.batches(1, trainer.config.augmentation)]
+
+    def train_epoch(number: int) -> None:
+        batches = begun.pop()
+        begun.append(trainer.batches(number + 1, trainer.config.augmentation))  # beside this one, as in a run
+        _begin(trainer)
+        trainer.train_epoch(1, time.monotonic(), batches)
+
+    return train_epoch
+
+
+def _learns_noise(trainer: Any) -> Callable[[int], None]:
+    """Returns what trains on random tensors of the shapes and lengths that an epoch has; all are views of one."""
     import torch
 
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        trainer = _trainer(dataset_uri, lines, 1, batch, model, Path(scratch))
-        random = [[part._replace(images=torch.randint_like(part.images, 256)) for part in parts]
-                  for parts in trainer.batches(2, trainer.config.augmentation)]
+    shapes = [[part._replace(images=part.images.shape) for part in parts]
+              for parts in trainer.batches(2, trainer.config.augmentation)]
+    noise = torch.randint(256, (max(part.images.numel() for parts in shapes for part in parts),), dtype=torch.uint8)
 
-        def train_epoch(number: int) -> None:
-            _begin(trainer)
-            for count, parts in enumerate(random, 1):
-                trainer.train_step(parts, 1).loss()
-                trainer.schedule.advance(count / len(random))
+    def train_epoch(number: int) -> None:
+        _begin(trainer)
+        for count, parts in enumerate(shapes, 1):
+            trainer.train_step([part._replace(images=noise[:part.images.numel()].view(part.images))
+                                for part in parts], 1).loss()
+            trainer.schedule.advance(count / len(shapes))
 
-        return _second(len(trainer.training_lines.lines), train_epoch)
+    return train_epoch
 
 
-def _trainer(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelConfig, cache: Path) -> Any:
+@contextmanager
+def _trainer(dataset_uri: str, lines: int, repeat: int, batch: int, model: ModelConfig) -> Iterator[Any]:
     from handwriting.training import Trainer
 
-    dataset = Dataset(dataset_uri, cache)
-    dataset.all_lines = dataset.lines("train")[:lines] * repeat + dataset.lines("validation")
-    trainer = Trainer(dataset, model, TrainConfig(epochs=1, batch=batch))
-    trainer.find_letters()  # once in a run
-    return trainer
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        dataset = Dataset(dataset_uri, Path(scratch))
+        dataset.all_lines = dataset.lines("train")[:lines] * repeat + dataset.lines("validation")
+        trainer = Trainer(dataset, model, TrainConfig(epochs=1, batch=batch))
+        trainer.find_letters()  # once in a run
+        yield trainer
 
 
 def _begin(trainer: Any) -> None:
