@@ -19,6 +19,7 @@ def tune(
     metrics: Output[Metrics],
     page: Output[HTML],
     epochs: int = 60,
+    weight_decay: float = 0.01,
     patience: int = 15,
     minutes: float = 0.0,
     seed: int = 0,
@@ -49,6 +50,7 @@ def tune(
         metrics: CER of the best trial, and how many there were.
         page: Table of all trials, their history, and what each number is worth.
         epochs: Of a trial, at most.
+        weight_decay: Of AdamW, in all trials.
         patience: Epochs without a better validation CER after which the rate falls early; once it falls, a trial ends.
         minutes: Time limit of a trial; 0 for none.
         seed: Of all trials, and of a search in this pod.
@@ -81,8 +83,9 @@ def tune(
     from handwriting.searches import search_here, search_with_katib
     from handwriting.store import join
 
-    arguments = {"dataset": dataset, "bucket": join(bucket, layout.TUNING), "epochs": epochs, "patience": patience,
-                 "minutes": minutes, "seed": seed, "channels": channels, "columns": columns, "stack": stack}
+    arguments = {"dataset": dataset, "bucket": join(bucket, layout.TUNING), "epochs": epochs,
+                 "weight_decay": weight_decay, "patience": patience, "minutes": minutes, "seed": seed,
+                 "channels": channels, "columns": columns, "stack": stack}
     config = TuneConfig(algorithm, trials, min(parallel, trials), failures, stop_early, gpus=gpus)
     if katib:
         found = search_with_katib(Step(**step), arguments, config, namespace, secrets, service_account)

@@ -114,6 +114,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
         epochs: int = 60,
         batch: int = 8,
         learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
         augmentation: float = 1.0,
         patience: int = 15,
         minutes: float = 0.0,
@@ -162,6 +163,7 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
             epochs: Passes over the training lines, at most.
             batch: Lines of a step.
             learning_rate: Rate for 60 % of the run; then it falls in a straight line.
+            weight_decay: Of AdamW.
             augmentation: Strength of augmentation and splicing, 0 (none) to 1.
             patience: Epochs without a better validation CER after which the rate falls early; once it falls, training
                 ends.
@@ -217,8 +219,9 @@ def make_pipeline(machine: Machine = Machine()) -> GraphComponent:
 
         # outputs named otherwise than "Output" would silently count as false in a local run (kfp 2.17)
         with dsl.If(news.outputs["Output"] == True, name="new"):  # noqa: E712  KFP needs the comparison
-            settings: dict[str, Any] = {"dataset": dataset, "bucket": bucket, "patience": patience, "minutes": minutes,
-                                        "seed": seed, "channels": channels, "columns": columns, "stack": stack}
+            settings: dict[str, Any] = {"dataset": dataset, "bucket": bucket, "weight_decay": weight_decay,
+                                        "patience": patience, "minutes": minutes, "seed": seed, "channels": channels,
+                                        "columns": columns, "stack": stack}
             nodes = machine.as_nodes(namespace)
             with dsl.If(tune == True, name="tune"):  # noqa: E712
                 best = with_secrets(search(

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 import yaml
@@ -156,6 +156,15 @@ def tasks(spec):
     found = {name: task["inputs"]["parameters"] for component in components.values()
              for name, task in component.get("dag", {}).get("tasks", {}).items()}
     return [found["train"], found["train-2"]], found["tune"]
+
+
+def test_every_number_of_network_and_training_is_a_parameter_of_a_run(spec):
+    numbers = {item.name for config in (TrainConfig, ModelConfig) for item in fields(config)}
+    root = next(yaml.safe_load_all(spec.read_text()))["root"]
+    assert numbers <= set(root["inputDefinitions"]["parameters"])
+    trained, searched = tasks(spec)
+    assert all(numbers <= set(parameters) for parameters in trained)
+    assert numbers - set(search_space()) <= set(searched)
 
 
 def test_several_nodes_train_the_very_step_and_no_trial_does(spec, tmp_path):
