@@ -1,18 +1,17 @@
 """Brings lines to the network: order, batches of like width, padding, and a thread that prepares the next ones."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from handwriting.ahead import made_ahead
 from handwriting.alphabet import Alphabet
 from handwriting.changing import Changed, Changer, Source
 from handwriting.ctc import steps
@@ -22,9 +21,6 @@ from handwriting.image import PADDED, WHITE
 
 BUFFER = 4  # shards shuffled together: some 3,600 lines
 BUCKET = 8  # batches of lines that are sorted by width together: little padding, yet every epoch mixes anew
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Feeding(NamedTuple):
@@ -187,7 +183,7 @@ class TrainingLines:
                     for start in (order * size).tolist()]
 
         todo = buckets(source.lines, size, np.random.default_rng(seed), group)
-        return chain.from_iterable(_prepared(todo, make, self.feeding.threads, self.feeding.ahead))
+        return chain.from_iterable(made_ahead(make, todo, self.feeding.threads, self.feeding.ahead))
 
 
 def reading_groups(lines: Sequence[Line], size: int) -> list[list[Line]]:
@@ -218,23 +214,3 @@ def _batch(items: Sequence[Changed], feeding: Feeding, alphabet: Alphabet | None
     whole_numbers = partial(torch.tensor, dtype=torch.int64, pin_memory=feeding.pinned)
     return Batch(images, whole_numbers([steps(w) for w in widths]), whole_numbers([i for row in ids for i in row]),
                  whole_numbers([len(row) for row in ids]), [line for line, _ in items])
-
-
-def _prepared(todo: Sequence[T], make: Callable[[T], R], threads: int, ahead: int) -> Iterator[R]:
-    """Makes things in threads ahead of their use: NumPy and OpenCV let go of the interpreter while they work.
-
-    The first ones are in the making when this returns; they are finished, in vain, if the iterator is let go.
-    """
-    def made() -> Iterator[R]:
-        with ThreadPoolExecutor(threads, "prepare") as pool:
-            waiting = deque(pool.submit(make, item) for item in todo[:ahead])
-            yield  # type: ignore[misc]  # has begun
-            for item in todo[ahead:]:
-                yield waiting.popleft().result()
-                waiting.append(pool.submit(make, item))
-            while waiting:
-                yield waiting.popleft().result()
-
-    results = made()
-    next(results)
-    return results

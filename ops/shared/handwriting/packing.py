@@ -9,9 +9,8 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from handwriting.ahead import made_ahead
 from handwriting.alphabet import VIETNAMESE, Alphabet, describe
 from handwriting.ctc import frames_needed, steps
 from handwriting.dataset import (LATEST, LINES, MANIFEST, OUTSIDE, REJECTS, SPLITS, Line, Manifest, dataset_id, digest,
@@ -227,14 +227,8 @@ class _Packer:
 
     def _pictures(self, labels: list[Label]) -> Iterator[tuple[Label, _Picture]]:
         """Reads pictures in parallel, with bounded memory, in the order of their labels."""
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            todo = iter(labels)
-            waiting: list[tuple[Label, Future[_Picture]]] = []
-            for label in tqdm(labels, desc="reading pictures", unit="", disable=None):
-                free = 4 * CONNECTIONS - len(waiting)
-                waiting += [(new, pool.submit(self._picture, new)) for new in islice(todo, free)]
-                _, picture = waiting.pop(0)
-                yield label, picture.result()
+        pictures = made_ahead(self._picture, labels, CONNECTIONS, 4 * CONNECTIONS)
+        yield from tqdm(zip(labels, pictures, strict=True), "reading pictures", len(labels), unit="", disable=None)
 
     def _picture(self, label: Label) -> _Picture:
         try:

@@ -2,15 +2,14 @@
 
 import json
 import logging
-from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from handwriting.ahead import made_ahead
 from handwriting.alphabet import Alphabet
 from handwriting.errors import ConfigError
 from handwriting.fonts import Family
@@ -73,16 +72,13 @@ def write_split(folder: Path, lines: Iterable[tuple[str, str, Image.Image]]) -> 
     """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    labels = {}
-    unsaved: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, "save") as pool:
-        for name, text, picture in lines:
-            unsaved.append(pool.submit(picture.save, images / name, compress_level=PNG_LEVEL))
-            labels[name] = text
-            if len(unsaved) == UNSAVED:
-                unsaved.popleft().result()
-        for saved in unsaved:
-            saved.result()
+
+    def save(line: tuple[str, str, Image.Image]) -> tuple[str, str]:
+        name, text, picture = line
+        picture.save(images / name, compress_level=PNG_LEVEL)
+        return name, text
+
+    labels = dict(made_ahead(save, lines, threads=1, ahead=UNSAVED))
     (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
