@@ -153,13 +153,14 @@ def _learns_noise(trainer: Any) -> Callable[[int], None]:
     shapes = [[part._replace(images=part.images.shape) for part in parts]
               for parts in trainer.batches(2, trainer.config.augmentation)]
     noise = torch.randint(256, (max(part.images.numel() for parts in shapes for part in parts),), dtype=torch.uint8)
+    random = [[part._replace(images=noise[:part.images.numel()].view(part.images)) for part in parts]
+              for parts in shapes]
 
     def train_epoch(number: int) -> None:
         _begin(trainer)
-        for count, parts in enumerate(shapes, 1):
-            trainer.train_step([part._replace(images=noise[:part.images.numel()].view(part.images))
-                                for part in parts], 1).loss()
-            trainer.schedule.advance(count / len(shapes))
+        for count, parts in enumerate(random, 1):
+            trainer.train_step(parts, 1).loss()
+            trainer.schedule.advance(count / len(random))
 
     return train_epoch
 
